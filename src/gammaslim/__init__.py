@@ -1,0 +1,64 @@
+"""gammaslim makes convolutional networks narrower: BatchNorm scales go to zero, channels go.
+
+The pipeline is ``trace → train with a penalty → scores → select → prune → save``; each stage
+makes a frozen record for the next.
+"""
+
+from gammaslim.attach import Attachment, attach
+from gammaslim.errors import (
+    FileFormatError,
+    GammaslimError,
+    GammaslimWarning,
+    MissingExtraError,
+    NothingToPruneError,
+    OptimizerError,
+    PenaltyError,
+    PlanError,
+    ScoreError,
+    StaleGraphError,
+    TargetError,
+    TraceError,
+    VerificationError,
+)
+from gammaslim.files import load, save
+from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
+from gammaslim.penalties import L1, GroupLasso
+from gammaslim.plan import Plan
+from gammaslim.pruning import Outcome, prune
+from gammaslim.scores import scores
+from gammaslim.select import select
+from gammaslim.tracing import trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "L1",
+    "Attachment",
+    "ChannelGraph",
+    "Cost",
+    "FileFormatError",
+    "Frozen",
+    "GammaslimError",
+    "GammaslimWarning",
+    "Group",
+    "GroupLasso",
+    "MissingExtraError",
+    "NothingToPruneError",
+    "OptimizerError",
+    "Outcome",
+    "PenaltyError",
+    "Plan",
+    "PlanError",
+    "ScoreError",
+    "StaleGraphError",
+    "TargetError",
+    "TraceError",
+    "VerificationError",
+    "attach",
+    "load",
+    "prune",
+    "save",
+    "scores",
+    "select",
+    "trace",
+]

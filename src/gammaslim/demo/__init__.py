@@ -1,0 +1,1 @@
+"""A demonstration on scikit-learn's digits: train, slim, prove, fine-tune, save, load, measure."""

@@ -1,0 +1,53 @@
+"""The exception tree: every error says what was asked, what was found, and what to do."""
+
+
+class GammaslimError(Exception):
+    """Base of every error that gammaslim raises on purpose."""
+
+
+class TraceError(GammaslimError):
+    """The network could not be traced with the inputs given."""
+
+
+class NothingToPruneError(GammaslimError):
+    """The network has no BatchNorm scale, or none whose channel may go."""
+
+
+class TargetError(GammaslimError):
+    """A selection target is ambiguous, out of range, or cannot be met."""
+
+
+class ScoreError(GammaslimError):
+    """Scores cannot be computed or do not belong to the graph (NaN scales, wrong length)."""
+
+
+class PlanError(GammaslimError):
+    """A plan does not fit the graph or network it is applied to, or its text is malformed."""
+
+
+class StaleGraphError(GammaslimError):
+    """The network has changed its shape since the graph was traced."""
+
+
+class PenaltyError(GammaslimError):
+    """A penalty is not one, or its strength cannot be used."""
+
+
+class OptimizerError(GammaslimError):
+    """The optimizer does not own the parameters in question, or its state cannot be cut."""
+
+
+class VerificationError(GammaslimError):
+    """The cut network does not compute what the masked network computes; it was restored."""
+
+
+class FileFormatError(GammaslimError):
+    """A file is not a gammaslim file, is damaged, or does not fit the network."""
+
+
+class MissingExtraError(GammaslimError):
+    """A feature needs an optional dependency that is not installed."""
+
+
+class GammaslimWarning(UserWarning):
+    """Something works, but probably not as the user expects."""

@@ -1,0 +1,236 @@
+"""One file for weights and plan: safetensors, written atomically, never unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from gammaslim.errors import FileFormatError, PlanError
+from gammaslim.modules import named_aliases, named_tensors, unwrap
+from gammaslim.plan import Plan
+from gammaslim.surgery import apply_plan, cuts_by_tensor, remembered_plan
+
+FORMAT = "gammaslim"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds: the cut tensors by name, and the plan that shapes a fresh network."""
+
+    tensors: Mapping[str, Tensor]
+    plan: Plan
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the weights of ``model`` and the plan of everything cut from it to one file.
+
+    The file is safetensors with the plan in its metadata.  It appears whole or not at all: it is
+    written beside its place and moved there.
+
+    Raises:
+        FileFormatError: the state dict holds something that is no tensor, or the folder cannot be
+            written to.
+    """
+    model = unwrap(model)
+    tensors = _stored(model)
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "plan": remembered_plan(model).to_json(),
+        "sha256": _digest(tensors),
+    }
+    target = Path(path)
+    try:
+        _write_atomically(target, serialise(tensors, metadata))
+    except OSError as error:
+        raise FileFormatError(
+            f"{target} cannot be written: {error}. Give a path in a folder that exists and is "
+            "writable."
+        ) from error
+
+
+def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Cut a fresh, unpruned ``model`` to the shape of the file, then load its weights strictly.
+
+    Everything is checked before anything is changed.  Returns ``model``.
+
+    Raises:
+        FileFormatError: no such file, not a gammaslim file, an unknown version, truncated or
+            altered, or made for another architecture; each says so, and the model is untouched.
+    """
+    inner = unwrap(model)
+    contents = read(path)
+    if remembered_plan(inner).kept:
+        raise FileFormatError(
+            f"{path} is for a network as it was built, and this one has already been cut. Build a "
+            "fresh one and load into that."
+        )
+    _check_fits(inner, contents, path)
+    undo = apply_plan(inner, contents.plan)
+    try:
+        state = dict(contents.tensors)
+        for alias, owner in named_aliases(_state(inner)).items():
+            state.setdefault(alias, state[owner])
+        inner.load_state_dict(state, strict=True, assign=_on_meta(inner))
+    except BaseException:
+        undo()
+        raise
+    return model
+
+
+def read(path: str | os.PathLike[str]) -> Contents:
+    """The tensors and the plan in a file, checked against its checksum.
+
+    Raises:
+        FileFormatError: as :func:`load`.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            _check_header(metadata, path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise FileFormatError(f"There is no file {path}.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileFormatError(
+            f"{path} is truncated or no safetensors file ({error}). Save it again."
+        ) from error
+    if _digest(tensors) != metadata.get("sha256"):
+        raise FileFormatError(
+            f"{path} has been altered since it was saved: its checksum does not match. Save it "
+            "again, or fetch an undamaged copy."
+        )
+    try:
+        plan = Plan.from_json(metadata["plan"])
+    except (KeyError, PlanError) as error:
+        raise FileFormatError(f"{path} holds no readable plan ({error}). Save it again.") from error
+    return Contents(tensors, plan)
+
+
+def _check_header(metadata: Mapping[str, str], path: object) -> None:
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(
+            f"{path} is a safetensors file, but gammaslim.save did not write it: it has no plan. "
+            "Load plain weights with load_state_dict."
+        )
+    if metadata.get("version") != VERSION:
+        raise FileFormatError(
+            f"{path} has format version {metadata.get('version')!r}; this gammaslim reads version "
+            f"{VERSION!r}. Install the gammaslim that wrote it."
+        )
+
+
+def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
+    """Compare names and the shapes that the cut would leave, before touching anything."""
+    state = _state(model)
+    aliases = named_aliases(state)
+    expected = {n: tuple(t.shape) for n, t in state.items() if n not in aliases}
+    present = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    for (name, dim), size in contents.plan.sizes.items():
+        shape = present.get(name, ())
+        if len(shape) <= dim or shape[dim] != size:
+            found = list(shape) if name in present else "no such tensor"
+            raise _mismatch(path, f"dimension {dim} of {name!r} had size {size}; here: {found}")
+    for name, cuts in cuts_by_tensor(contents.plan).items():
+        if name in expected:
+            expected[name] = tuple(
+                len(cuts[d]) if d in cuts else n for d, n in enumerate(expected[name])
+            )
+    for attribute in contents.plan.attributes:
+        _check_attribute(model, attribute, path)
+    found_shapes = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
+    for name in sorted({*expected, *found_shapes}):
+        if expected.get(name) != found_shapes.get(name):
+            raise _mismatch(
+                path,
+                f"{name!r} is {_shown(found_shapes.get(name))} in the file and would be "
+                f"{_shown(expected.get(name))} in this network",
+            )
+
+
+def _check_attribute(model: nn.Module, path: str, file: object) -> None:
+    owner, _, attribute = path.rpartition(".")
+    try:
+        getattr(model.get_submodule(owner), attribute)
+    except AttributeError as error:
+        raise _mismatch(file, f"it sets {path!r}, which does not exist here") from error
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(list(shape))
+
+
+def _mismatch(path: object, what: str) -> FileFormatError:
+    return FileFormatError(
+        f"{path} was saved from another architecture: {what}. Build the network exactly as it was "
+        "built before it was cut."
+    )
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    state = dict(model.state_dict(keep_vars=True))
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise FileFormatError(
+                f"The state dict entry {name!r} is a {type(value).__name__}, not a tensor; a "
+                "safetensors file cannot hold it. Make it a buffer."
+            )
+    return state
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, each shared tensor once, as contiguous copies on the CPU."""
+    state = _state(model)
+    aliases = named_aliases(state)
+    return {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in state.items()
+        if name not in aliases
+    }
+
+
+def _on_meta(model: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in named_tensors(model).values())
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        head = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
+        digest.update(head.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _write_atomically(target: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,286 @@
+"""The channel graph: frozen records of which tensor slices live and die together.
+
+A *channel* is an integer id.  ``ChannelGraph.sites`` holds, for every tensor dimension that
+carries channels, the channel id of each of its indices; everything else (groups, costs, plans,
+masks) is arithmetic on those arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gammaslim.errors import PlanError
+
+if TYPE_CHECKING:
+    from gammaslim.plan import Plan
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Site = tuple[str, int]
+
+FIXED = -1
+"""Stands in a channel-id array for an index that can never go (padding, input, kernel size)."""
+
+
+def kept_count(channels: IntArray, keep: BoolArray) -> int:
+    """How many indices of one dimension survive: ``Σ keep[c]``, fixed indices always counted."""
+    return int(np.count_nonzero(kept_mask(channels, keep)))
+
+
+def kept_mask(channels: IntArray, keep: BoolArray) -> BoolArray:
+    """Boolean mask of the surviving indices of one dimension whose channel ids are given."""
+    fixed = channels < 0
+    if keep.size == 0:
+        return np.ones(len(channels), dtype=np.bool_)
+    return fixed | keep[np.where(fixed, 0, channels)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates (for the example batch) and parameters of a network."""
+
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """One convolution or matrix product: ``macs = coefficient · Π_a kept(axes[a])``."""
+
+    operator: str
+    coefficient: int
+    axes: tuple[IntArray, ...]
+
+    def macs(self, keep: BoolArray) -> int:
+        """Multiply-accumulates when only the channels in ``keep`` survive."""
+        total = self.coefficient
+        for axis in self.axes:
+            total *= kept_count(axis, keep)
+        return total
+
+
+@dataclass(frozen=True)
+class SizeAttribute:
+    """A Python number on a module that follows a size: ``value = Π_a kept(factors[a])``.
+
+    ``name`` is the dotted path from the root module; ``position`` is the place within a tuple
+    (``normalized_shape``) or ``None`` for a plain integer.
+    """
+
+    name: str
+    factors: tuple[IntArray, ...]
+    position: int | None = None
+
+    def value(self, keep: BoolArray) -> int:
+        """The number when only the channels in ``keep`` survive."""
+        total = 1
+        for factor in self.factors:
+            total *= kept_count(factor, keep)
+        return total
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Why some channels may not go: the reason, where it arose, and how many it costs."""
+
+    reason: str
+    operator: str
+    module: str
+    source: str
+    channels: int = 0
+
+    def __str__(self) -> str:
+        """One line for a report."""
+        place = ", ".join(part for part in (self.operator, self.module, self.source) if part)
+        return f"{self.reason} ({place})" if place else self.reason
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The channels that have the same sites; one row of a report."""
+
+    name: str
+    channels: IntArray
+    sites: tuple[Site, ...]
+    scales: tuple[str, ...]
+    prunable: bool
+    exact: bool
+    reason: str = ""
+
+    @property
+    def width(self) -> int:
+        """Number of channels in the group."""
+        return len(self.channels)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """An output that both networks must agree on: the ``call``-th output of a leaf module.
+
+    ``dims`` holds, per dimension, the channel ids of its indices, or ``None``.
+    """
+
+    module: str
+    call: int
+    dims: tuple[IntArray | None, ...]
+
+
+@dataclass(frozen=True)
+class Recount:
+    """An operator that depends on how many channels there are (a mean, LayerNorm statistics).
+
+    The ``call``-th call of ``operator`` in evaluation mode.  The masked reference runs it over
+    the kept channels only.  ``inputs`` and ``outputs`` hold one entry per tensor, each with the
+    channel ids per dimension.
+    """
+
+    operator: str
+    call: int
+    inputs: tuple[tuple[IntArray | None, ...] | None, ...]
+    outputs: tuple[tuple[IntArray | None, ...], ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ChannelGraph:
+    """All channels of a network, and everything needed to score, select, cut and verify them.
+
+    ``shapes`` are those of every parameter and buffer when the network was traced; ``aliases``
+    maps a second name of a shared tensor to its first.  Per channel, ``prunable`` says whether it
+    may go and ``exact`` whether no operator depends on how many such channels there are.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: tuple[str, ...]
+    aliases: Mapping[str, str]
+    sites: Mapping[Site, IntArray]
+    scales: tuple[str, ...]
+    shifts: Mapping[str, str]
+    prunable: BoolArray
+    exact: BoolArray
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    work: tuple[Work, ...]
+    attributes: tuple[SizeAttribute, ...]
+    witnesses: tuple[Witness, ...] = ()
+    recounts: tuple[Recount, ...] = ()
+    notes: tuple[str, ...] = ()
+    example_inputs: Any = field(default=None, repr=False)
+
+    @property
+    def num_channels(self) -> int:
+        """Number of channels, frozen ones included."""
+        return len(self.prunable)
+
+    @property
+    def coverage(self) -> float:
+        """Share of BatchNorm channels (scale elements) that may be pruned, 0 to 1."""
+        owners = [self.sites.get((name, 0)) for name in self.scales]
+        total = sum(self.shapes[name][0] for name in self.scales)
+        free = sum(int(self._free(ids).sum()) for ids in owners if ids is not None)
+        return free / total if total else 0.0
+
+    @cached_property
+    def scored(self) -> BoolArray:
+        """Per channel: whether it holds at least one scale."""
+        mask = np.zeros(self.num_channels, dtype=np.bool_)
+        for name in self.scales:
+            ids = self.sites[(name, 0)]
+            mask[ids[ids >= 0]] = True
+        return mask
+
+    def cost(self, plan: Plan | None = None) -> Cost:
+        """Cost of the network, or of what ``plan`` leaves of it; closed form, nothing runs.
+
+        MACs count convolutions and matrix products for the example batch as it was given to
+        :func:`gammaslim.trace`, one multiply-accumulate as 1.
+        """
+        keep = np.ones(self.num_channels, dtype=np.bool_) if plan is None else self.keep_mask(plan)
+        return self.cost_of(keep)
+
+    def cost_of(self, keep: BoolArray) -> Cost:
+        """Cost when exactly the channels in the boolean mask ``keep`` survive."""
+        macs = sum(work.macs(keep) for work in self.work)
+        params = 0
+        for name in self.parameters:
+            size = 1
+            for dim, length in enumerate(self.shapes[name]):
+                ids = self.sites.get((name, dim))
+                size *= length if ids is None else kept_count(ids, keep)
+            params += size
+        return Cost(macs, params)
+
+    def keep_mask(self, plan: Plan) -> BoolArray:
+        """The channels that survive ``plan``, as a boolean mask.
+
+        Raises:
+            PlanError: the plan names a site that is not here, has other sizes, removes a frozen
+                channel, or removes some slices of a channel and keeps others.
+        """
+        keep = np.ones(self.num_channels, dtype=np.bool_)
+        for site, kept in plan.kept.items():
+            ids = self._site_of_plan(site, plan.sizes[site])
+            gone = np.ones(len(ids), dtype=np.bool_)
+            gone[kept] = False
+            if (ids[gone] < 0).any() or not self.prunable[ids[gone]].all():
+                raise PlanError(
+                    f"The plan removes indices of dimension {site[1]} of {site[0]!r} that are "
+                    "frozen in this graph. Select a plan from this graph."
+                )
+            keep[ids[gone]] = False
+        self._check_whole(plan, keep)
+        return keep
+
+    def kept_sites(self, keep: BoolArray) -> dict[Site, IntArray]:
+        """Sorted kept indices of every site that shrinks when only ``keep`` survives."""
+        kept = {}
+        for site, ids in self.sites.items():
+            mask = kept_mask(ids, keep)
+            if not mask.all():
+                kept[site] = np.flatnonzero(mask).astype(np.int64)
+        return kept
+
+    def __str__(self) -> str:
+        """One table row per group."""
+        from gammaslim.report.tables import graph_text
+
+        return graph_text(self)
+
+    def __repr__(self) -> str:
+        """A one-line summary."""
+        return (
+            f"ChannelGraph(groups={len(self.groups)}, channels={self.num_channels}, "
+            f"coverage={self.coverage:.3f})"
+        )
+
+    def _free(self, ids: IntArray) -> BoolArray:
+        return (ids >= 0) & self.prunable[np.maximum(ids, 0)]
+
+    def _site_of_plan(self, site: Site, size: int) -> IntArray:
+        ids = self.sites.get(site)
+        if ids is None:
+            raise PlanError(
+                f"The plan cuts dimension {site[1]} of {site[0]!r}, which this graph does not "
+                "have. Was the plan made for another network?"
+            )
+        if len(ids) != size:
+            raise PlanError(
+                f"The plan was made where dimension {site[1]} of {site[0]!r} has {size} indices; "
+                f"this graph has {len(ids)}. Was the plan made for another network?"
+            )
+        return ids
+
+    def _check_whole(self, plan: Plan, keep: BoolArray) -> None:
+        expected = self.kept_sites(keep)
+        for site in sorted({*expected, *plan.kept}):
+            found = plan.kept.get(site)
+            if found is None or site not in expected or not np.array_equal(expected[site], found):
+                raise PlanError(
+                    f"The plan keeps some slices of a channel and removes others, first seen at "
+                    f"dimension {site[1]} of {site[0]!r}. Select a plan from this graph."
+                )

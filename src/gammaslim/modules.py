@@ -1,0 +1,144 @@
+"""What gammaslim needs to know about ``nn.Module`` itself: wrappers, names, and restoring state."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gammaslim.errors import StaleGraphError, TraceError
+from gammaslim.graph import ChannelGraph
+
+SEED = 0
+
+CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+"""Base class of all convolution modules; torch has no public name for it."""
+
+NORM_BASE = nn.modules.batchnorm._NormBase  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+"""Base class of all BatchNorm and InstanceNorm modules."""
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own network inside ``torch.compile``, ``DataParallel`` and DDP wrappers.
+
+    Raises:
+        TraceError: something that is no ``nn.Module``, a TorchScript module, or a wrapper that
+            sits inside the network, where it cannot be taken off.
+    """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TraceError(f"A torch.nn.Module is needed; found {type(model).__name__}.")
+    while (inner := _inner(model)) is not None:
+        model = inner
+    for name, module in model.named_modules():
+        if name and _inner(module) is not None:
+            raise TraceError(
+                f"The submodule {name!r} is wrapped in {type(module).__name__}. Wrap the whole "
+                "network instead, or prune before wrapping."
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{name or 'The network'} is a TorchScript module, whose code cannot be followed. "
+                "Prune the Python module and script the result."
+            )
+    return model
+
+
+def _inner(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, _WRAPPERS):
+        return module.module
+    if type(module).__name__ == "OptimizedModule":
+        return module.get_submodule("_orig_mod")
+    return None
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, a shared one under each of its names."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    return tensors
+
+
+def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter and buffer by name."""
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+
+
+def named_aliases(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """For each tensor that has a second name: second name -> first name."""
+    first: dict[int, str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        owner = first.setdefault(id(tensor), name)
+        if owner != name:
+            aliases[name] = owner
+    return aliases
+
+
+@contextlib.contextmanager
+def training_mode(model: nn.Module, *, training: bool) -> Generator[None]:
+    """Set every module's ``training`` flag, and give each back the one it had.
+
+    Flags are set directly: a network may override ``train()``.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = training
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextlib.contextmanager
+def preserved_random_state() -> Generator[None]:
+    """Leave all random states as they were; inside, they always start the same."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            random.seed(SEED)
+            np.random.seed(SEED)  # noqa: NPY002
+            torch.manual_seed(SEED)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def preserved_attributes(model: nn.Module) -> Generator[None]:
+    """Put back every module's attributes: a forward may store counters, caches, activations."""
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    inner = [module.__dict__["_buffers"] for module, _ in before]
+    held = [dict(buffers) for buffers in inner]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        for buffers, contents in zip(inner, held, strict=True):
+            buffers.clear()
+            buffers.update(contents)
+
+
+def check_fresh(model: nn.Module, graph: ChannelGraph) -> None:
+    """Refuse a graph whose tensors no longer have the shapes they had when it was traced.
+
+    Raises:
+        StaleGraphError: naming the first tensor that differs.
+    """
+    shapes = tensor_shapes(model)
+    for name in (*graph.shapes, *shapes):
+        traced, present = graph.shapes.get(name), shapes.get(name)
+        if traced != present:
+            raise StaleGraphError(
+                f"{name!r} had shape {traced} when the graph was traced and has {present} now. "
+                "Trace the network again after every cut, and use each graph with its own network."
+            )

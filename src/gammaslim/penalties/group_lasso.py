@@ -1,0 +1,48 @@
+"""The group lasso over coupled scales."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from gammaslim.penalties.base import Penalty, check_number
+
+
+@final
+@dataclass(frozen=True)
+class GroupLasso(Penalty):
+    """``R(γ) = λ Σ_c ‖γ_c‖₂``, i.e. ``γ.grad += λ · γ / max(‖γ_c‖₂, ε)``.
+
+    γ_c is the vector of all scales of channel c across all its BatchNorms, so that they shrink
+    together.  For a channel with one scale this is L1.
+
+    Args:
+        strength: λ, per channel; finite, 0 or above.
+        epsilon: keeps the term finite where a whole channel is zero; above 0.
+
+    Raises:
+        PenaltyError: ``strength`` is negative, NaN or infinite, or ``epsilon`` is not above 0.
+
+    Example:
+        >>> GroupLasso(1e-4)
+        GroupLasso(strength=0.0001, epsilon=1e-08)
+
+    Source: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023,
+    arXiv 2301.12900 (there over weights; here over scales).
+    """
+
+    strength: float
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be used."""
+        check_number("GroupLasso", "strength", self.strength)
+        check_number("GroupLasso", "epsilon", self.epsilon, positive=True)
+
+    def gradient(self, scales: Tensor, channels: Tensor, num_channels: int) -> Tensor:
+        """``λ · γ / max(‖γ_c‖₂, ε)``, shape ``[n]``."""
+        squares = scales.new_zeros(num_channels).scatter_add_(0, channels, scales * scales)
+        factor = squares.sqrt_().clamp_(min=self.epsilon).reciprocal_().mul_(self.strength)
+        return factor.index_select(0, channels).mul_(scales)

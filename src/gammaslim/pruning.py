@@ -1,0 +1,152 @@
+"""The cut as the user sees it: check, cut, prove, or put everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from gammaslim.errors import PlanError, VerificationError
+from gammaslim.graph import BoolArray, ChannelGraph, Cost
+from gammaslim.modules import check_fresh, unwrap
+from gammaslim.plan import Plan
+from gammaslim.select import make_plan
+from gammaslim.surgery import apply_plan, check_optimizer, masked_state
+from gammaslim.verify import (
+    Evidence,
+    Verdict,
+    compare,
+    reference,
+    rounding,
+    training_failure,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cut did.
+
+    ``drift``: largest change of any compared output, relative to that output's scale, against the
+    masked network (``nan`` when it was not verified).  ``before``, ``after``: the cost.
+    """
+
+    drift: float
+    before: Cost
+    after: Cost
+    plan: Plan
+    message: str
+
+    def __str__(self) -> str:
+        """The outcome as one sentence."""
+        return self.message
+
+
+def prune(
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: Plan,
+    *,
+    optimizer: Optimizer | None = None,
+    verify: bool = True,
+) -> Outcome:
+    """Remove what ``plan`` does not keep, in place, and prove that nothing else changed.
+
+    The law: ``pruned(x) = masked(x)``, where the masked network is the original with everything
+    the plan removes set to zero.  It is compared at the output of every leaf module, on the
+    example inputs of the trace.  Parameters keep their identity; their gradients and the state of
+    ``optimizer`` are cut along, so that training goes on with the same objects.
+
+    Args:
+        model: the network that ``graph`` was traced from.
+        graph: its channel graph; stale afterwards: trace again before the next cut.
+        plan: from :func:`gammaslim.select` on this graph.
+        optimizer: the optimizer that trains ``model``, if there is one.
+        verify: ``False`` skips the two forward passes of the comparison.
+
+    Raises:
+        StaleGraphError: the network no longer has the shapes that were traced.
+        PlanError: the plan was made for another graph.
+        OptimizerError: the optimizer owns none of the parameters, or its state cannot be cut.
+        VerificationError: the law does not hold; the network has been restored.
+    """
+    model = unwrap(model)
+    check_fresh(model, graph)
+    keep = graph.keep_mask(plan)
+    if make_plan(graph, keep) != plan:
+        raise PlanError(
+            "The plan sets other size attributes than this graph asks for. Select a plan from "
+            "this graph."
+        )
+    if optimizer is not None:
+        check_optimizer(model, plan, optimizer)
+    before, after = graph.cost(), graph.cost_of(keep)
+    meta = any(parameter.is_meta for parameter in model.parameters())
+    if meta or not verify:
+        apply_plan(model, plan, optimizer)
+        why = "weights are on the meta device" if meta else "verify=False"
+        return Outcome(float("nan"), before, after, plan, f"Cut, not verified: {why}.")
+    verdict = _cut_and_judge(model, graph, plan, keep, optimizer)
+    if not verdict.holds:
+        raise VerificationError(
+            f"The cut network does not compute what the masked one computes: {verdict.message}. "
+            "The network has been restored. Keep that layer with ignore=, and please report it."
+        )
+    message = (
+        f"Cut and verified at {verdict.compared} outputs: drift {verdict.drift:.1e}, "
+        f"MACs {before.macs:,} -> {after.macs:,}, parameters {before.params:,} -> {after.params:,}."
+    )
+    return Outcome(verdict.drift, before, after, plan, message)
+
+
+def _cut_and_judge(
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: Plan,
+    keep: BoolArray,
+    optimizer: Optimizer | None,
+) -> Verdict:
+    """Cut and compare; the cut stays only if the law holds.
+
+    Where a fixed tolerance is exceeded, what rounding alone does to the masked network is measured,
+    and the comparison is made once more.
+    """
+    masked = masked_state(model, plan)
+    expected = reference(model, graph, keep, masked)
+    noise: dict[tuple[str, int], float] = {}
+    while True:
+        undo = apply_plan(model, plan, optimizer)
+        try:
+            verdict = _verdict(model, graph, expected, noise)
+        except BaseException:
+            undo()
+            raise
+        if verdict.holds:
+            return verdict
+        undo()
+        if noise or not np.isfinite(verdict.drift):
+            return verdict
+        noise = rounding(model, graph, keep, masked)
+
+
+def _verdict(
+    model: nn.Module,
+    graph: ChannelGraph,
+    expected: Evidence,
+    noise: Mapping[tuple[str, int], float],
+) -> Verdict:
+    """Compare in evaluation mode, then see that training mode still runs."""
+    try:
+        verdict = compare(model, graph, expected, noise)
+    except Exception as error:  # noqa: BLE001 - any failure of the cut network's forward
+        text = f"its forward fails with {type(error).__name__}: {error}"
+        return Verdict(float("inf"), "forward", 0, text)
+    trainable = not any(note.startswith("Training mode") for note in graph.notes)
+    if verdict.holds and trainable:
+        error = training_failure(model, graph)
+        if error is not None:
+            text = f"its training-mode forward fails with {type(error).__name__}: {error}"
+            return Verdict(float("inf"), "training mode", verdict.compared, text)
+    return verdict

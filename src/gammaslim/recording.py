@@ -1,0 +1,324 @@
+"""The recorder: while the network runs on fake tensors, labels ride along with every operator."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gammaslim.findings import (
+    Dims,
+    Findings,
+    RawRecount,
+    RawWitness,
+    RawWork,
+    Reason,
+    TensorLabels,
+)
+from gammaslim.graph import IntArray
+from gammaslim.labels import ELASTIC, LabelArray, Partition, Terms, fixed_code
+from gammaslim.modules import NORM_BASE
+from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
+
+_ATTRIBUTE = "_gammaslim_labels"
+_ONE = Fraction(1)
+_NOT_THE_USER = (
+    "torch.",
+    "contextlib",
+    "gammaslim.recording",
+    "gammaslim.modes",
+    "gammaslim.rules",
+    "gammaslim.sizes",
+)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One ATen call: its overload, its arguments by name, and its outputs."""
+
+    func: Any
+    arguments: Mapping[str, Any]
+    outputs: tuple[Tensor, ...]
+
+    def __getitem__(self, name: str) -> Any:
+        """The argument ``name``."""
+        return self.arguments[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The argument ``name``, or ``default`` where this overload has none."""
+        return self.arguments.get(name, default)
+
+    @property
+    def name(self) -> str:
+        """The operator's name, such as ``aten.convolution``."""
+        return str(self.func.overloadpacket)
+
+    @property
+    def out(self) -> Tensor:
+        """The first output."""
+        return self.outputs[0]
+
+    def tensors(self) -> list[Tensor]:
+        """All tensor arguments, lists of tensors flattened."""
+        return list(tensors_in(self.arguments.values()))
+
+
+Rule = Callable[["Recorder", Op], None]
+
+
+class Recorder:
+    """Follows labels through one run of the network; rules talk to this."""
+
+    def __init__(
+        self,
+        findings: Findings,
+        rules: Callable[[Any], Rule],
+        tensor_labels: Mapping[str, TensorLabels],
+        *,
+        measuring: bool,
+    ) -> None:
+        """``measuring``: this run also fills work, recounts and witnesses (evaluation mode)."""
+        self.findings = findings
+        self.store = findings.store
+        self.measuring = measuring
+        self.call: PythonCall = NO_CALL
+        self.modules: list[tuple[str, nn.Module]] = []
+        self._rules = rules
+        self._tensor_labels = tensor_labels
+        self._names: dict[int, str] = {}
+        self._calls: Counter[str] = Counter()
+        self._module_calls: Counter[str] = Counter()
+        self._inherited = 0
+        self._operator = ""
+        self._recounted: tuple[Dims, ...] | None = None
+
+    # ---- what rules ask -------------------------------------------------------------------
+
+    def labels(self, tensor: Tensor) -> TensorLabels:
+        """The labels of a tensor; one that nobody labelled has fixed dimensions."""
+        found: TensorLabels | None = getattr(tensor, _ATTRIBUTE, None)
+        return found or TensorLabels((None,) * tensor.ndim)
+
+    def dims(self, tensor: Tensor) -> Dims:
+        """Per dimension the labels of a tensor."""
+        return self.labels(tensor).dims
+
+    def name_of(self, tensor: Tensor | None) -> str | None:
+        """State-dict name of a parameter or buffer, ``None`` for any other tensor."""
+        return None if tensor is None else self._names.get(id(tensor))
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The innermost module that is running."""
+        return self.modules[-1][1] if self.modules else None
+
+    @property
+    def module_name(self) -> str:
+        """Dotted path of the innermost module that is running."""
+        return self.modules[-1][0] if self.modules else ""
+
+    def reason(self, text: str) -> int:
+        """Number of the reason ``text`` at the present operator, module and source line."""
+        return self.findings.reason(Reason(text, self._operator, self.module_name, _user_line()))
+
+    # ---- what rules say -------------------------------------------------------------------
+
+    def give(
+        self, tensor: Tensor, dims: Sequence[LabelArray], *, zero: bool = False, reason: int = 0
+    ) -> None:
+        """Attach labels to an output."""
+        layout = (tuple(tensor.shape), tensor.stride())
+        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, layout)
+        if labels.labelled or labels.reason or hasattr(tensor, _ATTRIBUTE):
+            setattr(tensor, _ATTRIBUTE, labels)
+
+    def name(self, tensor: Tensor, name: str) -> None:
+        """Make ``tensor`` known as the parameter or buffer ``name``, with that one's labels."""
+        self._names[id(tensor)] = name
+        setattr(tensor, _ATTRIBUTE, self._tensor_labels[name])
+
+    def freeze(self, labels: LabelArray, text: str) -> None:
+        """None of these may go, because ``text``."""
+        if labels is not None and (labels >= 0).any():
+            self.store.freeze(labels, self.reason(text))
+
+    def freeze_all(self, op: Op, text: str) -> None:
+        """None of the labels on any argument may go; the outputs are fixed for that reason."""
+        frozen = [d for t in op.tensors() for d in self.dims(t) if d is not None]
+        if not frozen:
+            return
+        reason = self.reason(text)
+        for labels in frozen:
+            self.store.freeze(labels, reason)
+        for out in op.outputs:
+            self.give(out, (None,) * out.ndim, reason=reason)
+
+    def unite(self, left: LabelArray, right: LabelArray, reason: int = 0) -> LabelArray:
+        """Unite two dimensions that meet index by index.
+
+        Where only one is labelled, its labels meet a size that is fixed for ``reason``.
+        """
+        if left is None and right is None:
+            return None
+        if left is None or right is None:
+            labels = left if right is None else right
+            if labels is None:
+                return None
+            if not (labels == ELASTIC).all():
+                self.store.freeze(labels, reason or self.reason("meets a fixed size"))
+            return np.where(labels == ELASTIC, fixed_code(reason), labels)
+        return self.store.unite(left, right)
+
+    def depends_on_count(self, labels: IntArray) -> None:
+        """The present operator's result depends on how many of these labels there are."""
+        self.store.mark_inexact(labels)
+
+    def recount(self, inputs: Sequence[Tensor]) -> None:
+        """Verification must run the present call over the kept channels only."""
+        self._recounted = tuple(self.dims(t) for t in inputs)
+
+    def work(self, op: Op, coefficient: int, axes: Sequence[tuple[LabelArray, int]]) -> None:
+        """A contraction of ``coefficient · Π size`` multiply-accumulates."""
+        if not self.measuring:
+            return
+        for labels, size in axes:
+            if labels is None:
+                coefficient *= size
+        kept = tuple(labels for labels, _ in axes if labels is not None)
+        self.findings.work.append(RawWork(op.name, coefficient, kept))
+
+    # ---- sizes ----------------------------------------------------------------------------
+
+    def tagged(self, tensor: Tensor, value: Any, dim: int | None) -> Any:
+        """A shape, or one entry of it, with followed sizes in place of labelled ones."""
+        dims = self.dims(tensor)
+        if all(d is None for d in dims):
+            return value
+        if isinstance(value, torch.Size):
+            sizes = [self._size(d, n) for d, n in zip(dims, value, strict=True)]
+            return torch.Size(sizes)
+        return self._size(dims[dim], value) if dim is not None else value
+
+    def _size(self, labels: LabelArray, value: int) -> int:
+        if labels is None or not (labels >= 0).any():
+            return int(value)
+        fixed = int(np.count_nonzero(labels < 0))
+        terms = Terms(((labels[labels >= 0], _ONE),), _ONE * fixed)
+        return Size(value, terms, self._escaped)
+
+    def _escaped(self, terms: Terms) -> None:
+        self.freeze(terms.labels, "its size enters arithmetic that cannot be followed")
+
+    def size_labels(self, given: Given, length: int) -> LabelArray:
+        """Labels for a new dimension whose length the code gave as ``given``."""
+        if not isinstance(given, Size):
+            return None
+        parts = given.terms.parts
+        if len(parts) == 1 and parts[0][1] == 1 and not given.terms.constant:
+            return parts[0][0]
+        labels = self.store.fresh(length)
+        self.demand(labels, given)
+        return labels
+
+    def demand(self, target: IntArray, given: Size) -> None:
+        """After any cut ``target`` must have as many left as the code computes."""
+        reason = self.reason("the code computes another size than is left")
+        fixed = int(np.count_nonzero(target < 0))
+        terms = given.terms.plus(Terms((), -_ONE * fixed))
+        self.store.demand(target[target >= 0], terms, reason)
+
+    def follow(self, target: IntArray, given: Given) -> None:
+        """The code gives the length of ``target``; what is a constant cannot shrink."""
+        if isinstance(given, Size):
+            self.demand(target, given)
+        elif given is not None:
+            self.freeze(target, f"the size {int(given)} is written as a constant")
+
+    def tie(self, rows: IntArray, text: str) -> None:
+        """Keep the rows equal: the same column of every row lives or dies together."""
+        partition = Partition((rows,), (None,), whole=False, reason=self.reason(text))
+        self.store.partition(partition)
+
+    # ---- what the modes call --------------------------------------------------------------
+
+    def operator(self, func: Any, arguments: Mapping[str, Any], result: Any) -> None:
+        """Apply the rule of one operator; ``prim`` operators only read properties."""
+        if func.namespace == "prim":
+            return
+        outputs = tuple(tensors_in((result,)))
+        op = Op(func, arguments, outputs)
+        inputs = op.tensors()
+        named = [name for t in inputs if (name := self._names.get(id(t))) is not None]
+        self.findings.reached.update(named)
+        self._calls[str(func)] += 1
+        labels = [self.labels(t) for t in inputs]
+        self._inherited = next((found.reason for found in labels if found.reason), 0)
+        self._operator = op.name
+        if named or not inputs or any(found.labelled for found in labels):
+            self._apply_rule(self._rules(func), op)
+            self._write_recount(op)
+        elif self._inherited:
+            for out in outputs:
+                self.give(out, (None,) * out.ndim)
+
+    def _apply_rule(self, rule: Rule, op: Op) -> None:
+        """A rule that fails must not fail the user's network: freeze, and say so."""
+        try:
+            rule(self, op)
+        except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee
+            text = f"the rule for {op.name} failed ({type(error).__name__}: {error})"
+            self.findings.notes.append(f"{text}; please report this. Its channels are kept.")
+            self.freeze_all(op, text)
+
+    def _write_recount(self, op: Op) -> None:
+        """Record what :meth:`recount` asked for, now that the outputs have their labels."""
+        inputs, self._recounted = self._recounted, None
+        if self.measuring and inputs is not None:
+            outputs = tuple(self.dims(t) for t in op.outputs)
+            call = self._calls[str(op.func)] - 1
+            self.findings.recounts.append(RawRecount(str(op.func), call, inputs, outputs))
+
+    def enter_module(self, name: str, module: nn.Module) -> None:
+        """A module's forward begins."""
+        self.modules.append((name, module))
+
+    def leave_module(self, name: str, module: nn.Module, output: Any) -> None:
+        """A module's forward ends; leaf outputs are witnesses for verification."""
+        self.modules.pop()
+        if isinstance(module, NORM_BASE) and isinstance(output, Tensor) and output.ndim > 1:
+            channels = self.dims(output)[1]
+            if channels is not None:
+                self.findings.norms[name] = channels
+        if self.measuring and isinstance(output, Tensor) and next(module.children(), None) is None:
+            call = self._module_calls[name]
+            self._module_calls[name] += 1
+            self.findings.witnesses.append(RawWitness(name, call, self.dims(output)))
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """All tensors among ``values``, lists and tuples flattened."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(value)
+
+
+def _user_line() -> str:
+    """``file:line`` of the innermost frame that belongs to the user's network."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module == "gammaslim.tracing":
+            return ""
+        if not module.startswith(_NOT_THE_USER):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

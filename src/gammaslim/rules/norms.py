@@ -1,0 +1,124 @@
+"""Normalisation: BatchNorm in all its forms, LayerNorm, GroupNorm; and softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gammaslim.labels import LabelArray, Partition
+from gammaslim.recording import Op, Recorder
+from gammaslim.rules.pointwise import broadcast
+from gammaslim.rules.registry import rule
+
+
+@rule(
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update",
+    "_batch_norm_no_update", "batch_norm_with_update",
+)  # fmt: skip
+def batch_norm(recorder: Recorder, op: Op) -> None:
+    """Y = γ (x − μ) / σ + β, each channel by itself; γ of a named tensor is a scale."""
+    x, weight = op["input"], op.get("weight")
+    dims = list(recorder.dims(x))
+    channels = dims[1]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if (own := op.get(name)) is not None:
+            channels = recorder.unite(channels, recorder.dims(own)[0], recorder.labels(x).reason)
+    dims[1] = channels
+    _remember_scale(recorder, op)
+    _statistics_over(recorder, op, [d for i, d in enumerate(dims) if i != 1])
+    affine = weight is not None and op.get("bias") is not None
+    recorder.give(op.out, dims, zero=affine or recorder.labels(x).zero)
+    for out in op.outputs[1:]:
+        if out.ndim == 1 and out.shape[0] == x.shape[1]:
+            recorder.give(out, (channels,))
+
+
+def _remember_scale(recorder: Recorder, op: Op) -> None:
+    name = recorder.name_of(op.get("weight"))
+    if name is not None:
+        recorder.findings.scales[name] = recorder.name_of(op.get("bias"))
+
+
+def _statistics_over(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
+    """Mark channels whose number enters the statistics, as in weight standardisation."""
+    labelled = [d for d in dims if d is not None]
+    for labels in labelled:
+        recorder.depends_on_count(labels)
+    if labelled:
+        tensors = (op.get(n) for n in ("input", "weight", "bias", "running_mean", "running_var"))
+        recorder.recount([t for t in tensors if t is not None])
+
+
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(recorder: Recorder, op: Op) -> None:
+    """Statistics over the last dimensions: they depend on how many channels there are."""
+    x, weight, bias = op["input"], op.get("weight"), op.get("bias")
+    affine = [t for t in (weight, bias) if t is not None]
+    dims = broadcast(recorder, [x, *affine], tuple(x.shape))
+    inner = [d for d in dims[x.ndim - len(op["normalized_shape"]) :] if d is not None]
+    recorder.give(op.out, dims, zero=None not in (weight, bias))
+    for labels in inner:
+        recorder.depends_on_count(labels)
+    if inner:
+        recorder.recount([x, *affine])
+
+
+@rule("native_group_norm")
+def group_norm(recorder: Recorder, op: Op) -> None:
+    """Statistics over each group: whole groups go exactly, equal columns change the counts."""
+    x, weight, bias, groups = op["input"], op["weight"], op["bias"], op["group"]
+    affine = [t for t in (weight, bias) if t is not None]
+    dims = list(recorder.dims(x))
+    for own in affine:
+        dims[1] = recorder.unite(dims[1], recorder.dims(own)[0], recorder.labels(x).reason)
+    recorder.give(op.out, dims, zero=None not in (weight, bias))
+    channels = dims[1]
+    if channels is None:
+        return
+    if groups > 1:
+        rows = (channels.reshape(groups, -1),)
+        reason = recorder.reason(f"group normalisation with {groups} groups")
+        recorder.store.partition(Partition(rows, (None,), whole=False, reason=reason))
+    recorder.depends_on_count(channels)
+    recorder.recount([x, *affine])
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
+def softmax(recorder: Recorder, op: Op) -> None:
+    """Normalises over one dimension; channels along it count, all others pass."""
+    x = op["self"]
+    dims = recorder.dims(x)
+    along = dims[op["dim"]]
+    recorder.give(op.out, dims)
+    if along is not None:
+        recorder.depends_on_count(along)
+        recorder.recount([x])
+
+
+@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+      "_scaled_dot_product_attention_math", "_fused_sdp_choice",
+      "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
+def attention(recorder: Recorder, op: Op) -> None:
+    """softmax(q kᵀ · scale) v: q and k unite over their features, v's pass."""
+    query, key, value = op["query"], op["key"], op["value"]
+    q, k, v = recorder.dims(query), recorder.dims(key), recorder.dims(value)
+    features = recorder.unite(q[-1], k[-1])
+    if op.get("scale") is None:
+        recorder.freeze(features, "the default attention scale depends on the feature size")
+    heads = [_all_united(recorder, trio) for trio in zip(q[:-2], k[:-2], v[:-2], strict=True)]
+    for labels in (k[-2], v[-2]):
+        recorder.freeze(labels, "keys are normalised over by softmax")
+    if op.outputs and op.out.ndim == query.ndim:
+        recorder.give(op.out, (*heads, q[-2], v[-1]), zero=recorder.labels(value).zero)
+    mask = op.get("attn_mask", op.get("attn_bias"))
+    if mask is not None:
+        for labels in recorder.dims(mask):
+            recorder.freeze(labels, "dimension of an attention mask")
+    zeros = recorder.labels(query).zero or recorder.labels(key).zero
+    if features is not None and np.any(features >= 0) and not zeros:
+        recorder.freeze(features, "masked attention features are not zero")
+
+
+def _all_united(recorder: Recorder, trio: tuple[LabelArray, ...]) -> LabelArray:
+    return recorder.unite(recorder.unite(trio[0], trio[1]), trio[2])

@@ -1,0 +1,368 @@
+"""Operators that move, join, cut and repeat dimensions without arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gammaslim.findings import Dims
+from gammaslim.graph import IntArray
+from gammaslim.labels import ELASTIC, LabelArray, fixed_code
+from gammaslim.recording import Op, Recorder
+from gammaslim.rules.registry import rule
+from gammaslim.sizes import Given, Size
+
+
+def _pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
+    recorder.give(op.out, dims, zero=recorder.labels(op.tensors()[0]).zero)
+
+
+@rule("permute")
+def permute(recorder: Recorder, op: Op) -> None:
+    """Dimensions in a new order."""
+    dims = recorder.dims(op["self"])
+    _pass_on(recorder, op, [dims[d] for d in op["dims"]])
+
+
+@rule("transpose", "swapaxes")
+def transpose(recorder: Recorder, op: Op) -> None:
+    """Two dimensions change places."""
+    dims = list(recorder.dims(op["self"]))
+    if dims:
+        a, b = op["dim0"], op["dim1"]
+        dims[a], dims[b] = dims[b], dims[a]
+    _pass_on(recorder, op, dims)
+
+
+@rule("t", "numpy_T", "mT")
+def matrix_transpose(recorder: Recorder, op: Op) -> None:
+    """The two dimensions of a matrix change places."""
+    _pass_on(recorder, op, recorder.dims(op["self"])[::-1])
+
+
+@rule("unsqueeze")
+def unsqueeze(recorder: Recorder, op: Op) -> None:
+    """A new dimension of size one."""
+    dims = list(recorder.dims(op["self"]))
+    dims.insert(op["dim"] % op.out.ndim, None)
+    _pass_on(recorder, op, dims)
+
+
+@rule("squeeze")
+def squeeze(recorder: Recorder, op: Op) -> None:
+    """Dimensions of size one leave; they never carry labels."""
+    x = op["self"]
+    chosen = op.get("dim")
+    listed = range(x.ndim) if chosen is None else [chosen] if isinstance(chosen, int) else chosen
+    gone = {d % max(x.ndim, 1) for d in listed if x.shape[d] == 1}
+    _pass_on(recorder, op, [d for i, d in enumerate(recorder.dims(x)) if i not in gone])
+
+
+@rule("cat", "concat")
+def cat(recorder: Recorder, op: Op) -> None:
+    """Labels are joined along one dimension and united along all others."""
+    tensors = [t for t in op["tensors"] if t.numel() or t.ndim > 1]
+    axis = op.get("dim", 0) % op.out.ndim
+    dims = _united_lists(recorder, [recorder.dims(t) for t in tensors], skip=axis)
+    parts = [_or_fixed(recorder, t.shape[axis], recorder.dims(t)[axis], t) for t in tensors]
+    labelled = any(recorder.dims(t)[axis] is not None for t in tensors)
+    dims[axis] = np.concatenate(parts) if labelled else None
+    recorder.give(op.out, dims, zero=all(recorder.labels(t).zero for t in tensors))
+
+
+@rule("stack")
+def stack(recorder: Recorder, op: Op) -> None:
+    """A new dimension; all others unite."""
+    tensors = op["tensors"]
+    dims = _united_lists(recorder, [recorder.dims(t) for t in tensors], skip=None)
+    dims.insert(op.get("dim", 0) % op.out.ndim, None)
+    recorder.give(op.out, dims, zero=all(recorder.labels(t).zero for t in tensors))
+
+
+def _united_lists(recorder: Recorder, lists: list[Dims], skip: int | None) -> list[LabelArray]:
+    dims = list(lists[0])
+    for other in lists[1:]:
+        for axis, labels in enumerate(other):
+            if axis != skip:
+                dims[axis] = recorder.unite(dims[axis], labels)
+    return dims
+
+
+def _or_fixed(recorder: Recorder, size: int, labels: LabelArray, tensor: object) -> IntArray:
+    if labels is not None:
+        return labels
+    reason = recorder.labels(tensor).reason  # type: ignore[arg-type]
+    return np.full(size, fixed_code(reason), dtype=np.int64)
+
+
+@rule("constant_pad_nd")
+def pad(recorder: Recorder, op: Op) -> None:
+    """Padding adds indices that are always there; a negative amount cuts."""
+    x, amounts = op["self"], list(op["pad"])
+    dims = list(recorder.dims(x))
+    given = recorder.call.given(amounts)
+    for pair in range(len(amounts) // 2):
+        axis = x.ndim - 1 - pair
+        before, after = amounts[2 * pair], amounts[2 * pair + 1]
+        labels = dims[axis]
+        if labels is None or (before == 0 and after == 0):
+            continue
+        if min(before, after) < 0 or any(isinstance(g, Size) for g in given):
+            recorder.freeze(labels, "padding that cuts, or whose amount follows a size")
+        code = fixed_code(recorder.reason("padding of a constant number of channels"))
+        start, stop = max(0, -before), len(labels) - max(0, -after)
+        dims[axis] = np.pad(
+            labels[start:stop], (max(0, before), max(0, after)), constant_values=code
+        )
+    _pass_on(recorder, op, dims)
+
+
+@rule("slice")
+def slice_(recorder: Recorder, op: Op) -> None:
+    """A range of one dimension; where it ends inside the channels, the boundary must follow."""
+    axis = op["dim"]
+    dims = list(recorder.dims(op["self"]))
+    labels = dims[axis]
+    if labels is None:
+        _pass_on(recorder, op, dims)
+        return
+    start, stop, step = slice(op["start"], op["end"], op["step"]).indices(len(labels))
+    if step != 1:
+        recorder.freeze(labels, f"every {step}-th channel is taken")
+    else:
+        given_start, given_stop = _boundaries(recorder, op)
+        _boundary(recorder, labels, start, op["start"], given_start)
+        _boundary(recorder, labels, stop, op["end"], given_stop)
+    dims[axis] = labels[start:stop:step]
+    _pass_on(recorder, op, dims)
+
+
+def _boundaries(recorder: Recorder, op: Op) -> tuple[Given, Given]:
+    """How the code gave start and stop: as followed sizes where it did, else as constants."""
+    call = recorder.call
+    if call.name == "narrow":
+        start, length = [*call.args, *call.kwargs.values()][-2:]
+        return start, start + length
+    sizes = {int(size): size for size in call.sizes()}
+    start, end = op["start"], op["end"]
+    return sizes.get(start, start), sizes.get(end, end)
+
+
+def _boundary(
+    recorder: Recorder, labels: IntArray, place: int, raw: int | None, given: Given
+) -> None:
+    """Keep a boundary at ``place`` true: the part before it must have the computed size."""
+    if place in (0, len(labels)) or raw is None:
+        return
+    part = labels[place:] if raw < 0 else labels[:place]
+    if isinstance(given, Size):
+        _tie_equal_parts(recorder, labels, given)
+        recorder.follow(part, -given if raw < 0 else given)
+    else:
+        recorder.freeze(part, f"the boundary {raw} is written as a constant")
+
+
+def _tie_equal_parts(recorder: Recorder, labels: IntArray, given: Size) -> None:
+    """Where the code takes a 1/k-th of its own size, keep the k parts equal."""
+    parts = given.terms.parts
+    if len(parts) != 1 or not np.array_equal(parts[0][0], labels):
+        return
+    number = parts[0][1].denominator
+    if number > 1 and len(labels) % number == 0:
+        recorder.tie(labels.reshape(number, -1), f"it is cut into {number} equal parts")
+
+
+@rule("split", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "split_with_sizes",
+      "unsafe_split_with_sizes")  # fmt: skip
+def split(recorder: Recorder, op: Op) -> None:
+    """Consecutive parts of one dimension, each of which must keep the size the code gives it."""
+    x = op["self"]
+    axis = op.get("dim", 0) % x.ndim
+    base = recorder.labels(x)
+    labels = base.dims[axis]
+    start = 0
+    if labels is not None:
+        _follow_parts(recorder, op, labels, [out.shape[axis] for out in op.outputs])
+    for out in op.outputs:
+        dims = list(base.dims)
+        if labels is not None:
+            dims[axis] = labels[start : start + out.shape[axis]]
+        start += out.shape[axis]
+        recorder.give(out, dims, zero=base.zero)
+
+
+def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int]) -> None:
+    call = recorder.call
+    if call.name in ("chunk", "tensor_split") and not call.sizes():
+        if len(set(widths)) > 1:
+            recorder.freeze(labels, f"it is cut into {len(widths)} unequal parts")
+        elif len(widths) > 1:
+            text = f"it is cut into {len(widths)} equal parts"
+            recorder.tie(labels.reshape(len(widths), -1), text)
+        return
+    listed = op.get("split_sizes", op.get("split_size"))
+    equal = isinstance(listed, int)
+    given = call.given([listed] if equal else list(listed))
+    if equal:
+        given = given * len(widths)
+        given[-1] = given[-1] if isinstance(given[-1], Size) else None
+    start = 0
+    for width, size in zip(widths, given, strict=True):
+        if isinstance(size, Size):
+            _tie_equal_parts(recorder, labels, size)
+        recorder.follow(labels[start : start + width], size)
+        start += width
+
+
+@rule("select")
+def select(recorder: Recorder, op: Op) -> None:
+    """One index of a dimension: along channels, a constant position cannot follow."""
+    dims = list(recorder.dims(op["self"]))
+    recorder.freeze(dims.pop(op["dim"]), "single channels are taken by their position")
+    _pass_on(recorder, op, dims)
+
+
+@rule("unbind")
+def unbind(recorder: Recorder, op: Op) -> None:
+    """Every index of a dimension by itself."""
+    dims = list(recorder.dims(op["self"]))
+    recorder.freeze(dims.pop(op.get("dim", 0)), "single channels are taken by their position")
+    for out in op.outputs:
+        recorder.give(out, dims, zero=recorder.labels(op["self"]).zero)
+
+
+@rule("expand")
+def expand(recorder: Recorder, op: Op) -> None:
+    """A dimension of size one becomes any size, and follows whatever it meets."""
+    x, sizes = op["self"], list(op["size"])
+    given = recorder.call.given(sizes)
+    own = (None,) * (len(sizes) - x.ndim) + recorder.dims(x)
+    shape = (1,) * (len(sizes) - x.ndim) + tuple(x.shape)
+    other = _example(recorder)
+    dims: list[LabelArray] = []
+    for axis, (labels, old, new) in enumerate(zip(own, shape, op.out.shape, strict=True)):
+        if old != 1 or new == 1:
+            dims.append(labels)
+        elif other is not None:
+            dims.append(other[axis])
+        elif given[axis] is None:
+            dims.append(np.full(new, ELASTIC, dtype=np.int64))
+        else:
+            dims.append(recorder.size_labels(given[axis], new))
+    _pass_on(recorder, op, dims)
+
+
+def _example(recorder: Recorder) -> Dims | None:
+    """Labels of the tensor whose shape is copied, in ``x.expand_as(other)``."""
+    call = recorder.call
+    return recorder.dims(call.args[1]) if call.name == "expand_as" else None
+
+
+@rule("repeat", "tile")
+def repeat(recorder: Recorder, op: Op) -> None:
+    """A dimension is laid down several times, with its labels."""
+    x = op["self"]
+    times = list(op.get("repeats", op.get("dims")))
+    own = (None,) * (len(times) - x.ndim) + recorder.dims(x)
+    given = recorder.call.given(times)
+    dims: list[LabelArray] = []
+    for labels, count, size, length in zip(own, times, given, op.out.shape, strict=True):
+        if labels is None:
+            dims.append(recorder.size_labels(size, length) if count == length else None)
+            continue
+        if isinstance(size, Size):
+            recorder.freeze(size.terms.labels, "its size counts repetitions")
+        dims.append(np.tile(labels, count))
+    _pass_on(recorder, op, dims)
+
+
+@rule("flip")
+def flip(recorder: Recorder, op: Op) -> None:
+    """Labels in reverse order: whatever survives keeps that order."""
+    dims = list(recorder.dims(op["self"]))
+    for axis in op["dims"]:
+        labels = dims[axis]
+        dims[axis] = None if labels is None else labels[::-1].copy()
+    _pass_on(recorder, op, dims)
+
+
+@rule("roll")
+def roll(recorder: Recorder, op: Op) -> None:
+    """Rolled channels would land elsewhere after a cut: they are kept; other dimensions pass."""
+    dims = list(recorder.dims(op["self"]))
+    for axis in op["dims"] or range(len(dims)):
+        recorder.freeze(dims[axis], "channels are rolled by a constant")
+    _pass_on(recorder, op, dims)
+
+
+@rule("index", "index_select", "gather", "_unsafe_index", "take_along_dim")
+def index(recorder: Recorder, op: Op) -> None:
+    """Dimensions that are indexed by position are kept; all others pass."""
+    x = op["self"]
+    dims = list(recorder.dims(x))
+    if "indices" not in op.arguments:
+        _index_one(recorder, op, dims)
+        return
+    indices = op["indices"]
+    used = [i for i, item in enumerate(indices) if item is not None]
+    for axis in used:
+        recorder.freeze(dims[axis], "channels are taken by constant positions")
+    for item in indices:
+        for labels in recorder.dims(item) if item is not None else ():
+            recorder.freeze(labels, "dimension of an index tensor")
+    added = op.out.ndim - (x.ndim - len(used))
+    together = used == list(range(used[0], used[-1] + 1)) if used else True
+    rest: list[LabelArray] = [d for i, d in enumerate(dims) if i not in used]
+    place = (used[0] if used else 0) if together else 0
+    rest[place:place] = [None] * added
+    _pass_on(recorder, op, rest)
+
+
+def _index_one(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
+    axis = op["dim"]
+    recorder.freeze(dims[axis], "channels are taken by constant positions")
+    dims[axis] = None
+    if op["self"].ndim == op["index"].ndim and "gather" in op.name:
+        reason = "dimension of an index tensor"
+        for labels in (*recorder.dims(op["index"]), *dims):
+            recorder.freeze(labels, reason)
+        dims = [None] * len(dims)
+    _pass_on(recorder, op, dims)
+
+
+@rule("unfold")
+def unfold(recorder: Recorder, op: Op) -> None:
+    """Sliding windows along one dimension, put last."""
+    dims = list(recorder.dims(op["self"]))
+    recorder.freeze(dims[op["dimension"]], "windows slide along the channels")
+    dims[op["dimension"]] = None
+    _pass_on(recorder, op, [*dims, None])
+
+
+@rule("glu")
+def glu(recorder: Recorder, op: Op) -> None:
+    """First half times the sigmoid of the second: the i-th of each half unite."""
+    axis = op["dim"]
+    dims = list(recorder.dims(op["self"]))
+    labels = dims[axis]
+    if labels is not None:
+        half = len(labels) // 2
+        dims[axis] = recorder.unite(labels[:half], labels[half:])
+    _pass_on(recorder, op, dims)
+
+
+@rule("as_strided")
+def as_strided(recorder: Recorder, op: Op) -> None:
+    """New strides over the same memory; harmless where every real dimension keeps its own."""
+    labels = recorder.labels(op["self"])
+    shape, strides = labels.layout
+    same = shape == tuple(op["size"]) and all(
+        before == after
+        for size, before, after in zip(shape, strides, op["stride"], strict=True)
+        if size > 1
+    )
+    if same:
+        recorder.give(op.out, labels.dims, zero=labels.zero)
+    else:
+        recorder.freeze_all(op, "memory is read with other strides")

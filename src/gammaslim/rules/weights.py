@@ -1,0 +1,161 @@
+"""Convolutions, matrix products and lookups: operators that contract over channels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from gammaslim.findings import ConvSizes
+from gammaslim.graph import IntArray
+from gammaslim.labels import LabelArray, Partition, fixed_code
+from gammaslim.modules import CONVOLUTION
+from gammaslim.recording import Op, Recorder
+from gammaslim.rules.pointwise import broadcast
+from gammaslim.rules.registry import rule
+
+
+@rule("convolution")
+def convolution(recorder: Recorder, op: Op) -> None:
+    """y[o] = Σ_i w[o, i] * x[i]: inputs unite with the weight's columns, outputs with its rows."""
+    x, weight, bias = op["input"], op["weight"], op["bias"]
+    groups, transposed = op["groups"], op["transposed"]
+    batch, channels, *spatial = recorder.dims(x)
+    first, second, *kernel = recorder.dims(weight)
+    for labels in (*spatial, *kernel):
+        recorder.freeze(labels, "kernel or spatial dimension of a convolution")
+    if groups == 1:
+        rows, columns = (second, first) if transposed else (first, second)
+        inputs = recorder.unite(channels, columns, recorder.labels(x).reason)
+        outputs, partition = rows, None
+    else:
+        inputs, outputs, partition = _grouped(recorder, op, channels, first, second)
+    if bias is not None:
+        outputs = recorder.unite(outputs, recorder.dims(bias)[0])
+    zero = recorder.labels(weight).zero and (bias is None or recorder.labels(bias).zero)
+    recorder.give(op.out, (batch, outputs, *(None for _ in spatial)), zero=zero)
+    _remember(recorder, op, inputs, outputs, partition)
+    _count(recorder, op, first, second)
+
+
+def _grouped(
+    recorder: Recorder, op: Op, channels: LabelArray, first: LabelArray, second: LabelArray
+) -> tuple[LabelArray, LabelArray, Partition | None]:
+    """Either whole groups go, or the same column of every group."""
+    x, groups = op["input"], op["groups"]
+    reason = recorder.reason(f"grouped convolution with {groups} groups")
+    fixed = fixed_code(recorder.labels(x).reason)
+    inputs = _or_fixed(channels, x.shape[1], fixed)
+    if op["transposed"]:
+        columns_in = _or_fixed(first, len(inputs), fixed_code(0))
+        inputs = recorder.store.unite(inputs, columns_in)
+        outputs = recorder.store.fresh(op.out.shape[1])
+        columns: tuple[LabelArray, ...] = (None, second)
+    else:
+        outputs = _or_fixed(first, op.out.shape[1], fixed_code(0))
+        columns = (second, None)
+    rows = (inputs.reshape(groups, -1), outputs.reshape(groups, -1))
+    partition = Partition(rows, columns, _groups_can_change(recorder, groups), reason)
+    recorder.store.partition(partition)
+    return inputs, outputs, partition
+
+
+def _groups_can_change(recorder: Recorder, groups: int) -> bool:
+    """Whether the number of groups is a module's own, which surgery sets anew."""
+    owner = recorder.module
+    return isinstance(owner, CONVOLUTION) and owner.groups == groups
+
+
+def _or_fixed(labels: LabelArray, length: int, code: int) -> IntArray:
+    return np.full(length, code, dtype=np.int64) if labels is None else labels
+
+
+def _remember(
+    recorder: Recorder,
+    op: Op,
+    inputs: LabelArray,
+    outputs: LabelArray,
+    partition: Partition | None,
+) -> None:
+    """Keep the labels behind the module's in_channels, out_channels and groups."""
+    if isinstance(recorder.module, CONVOLUTION):
+        recorder.findings.convolutions[recorder.module_name] = ConvSizes(
+            _or_fixed(inputs, op["input"].shape[1], fixed_code(0)),
+            _or_fixed(outputs, op.out.shape[1], fixed_code(0)),
+            partition,
+        )
+
+
+def _count(recorder: Recorder, op: Op, first: LabelArray, second: LabelArray) -> None:
+    weight = op["weight"]
+    places = op["input"] if op["transposed"] else op.out
+    coefficient = places.shape[0] * math.prod(places.shape[2:]) * math.prod(weight.shape[2:])
+    axes = [(first, weight.shape[0]), (second, weight.shape[1])]
+    recorder.work(op, coefficient, axes)
+
+
+@rule("mm", "bmm", "addmm", "baddbmm", "mv", "dot", "addbmm")
+def product(recorder: Recorder, op: Op) -> None:
+    """Matrix product: the contracted dimensions unite, batch dimensions unite."""
+    bias, left, right = _operands(op)
+    a, b = recorder.dims(left), recorder.dims(right)
+    inner_b = 0 if right.ndim == 1 else right.ndim - 2
+    reason = recorder.labels(left).reason or recorder.labels(right).reason
+    inner = recorder.unite(a[-1], b[inner_b], reason)
+    batch = [recorder.unite(p, q) for p, q in zip(a[:-2], b[:-2], strict=False)]
+    out = [*batch, *a[len(batch) : -1], *(b[-1:] if right.ndim > 1 else ())]
+    zeros = (recorder.labels(left).zero, recorder.labels(right).zero)
+    if inner is not None and not any(zeros):
+        recorder.depends_on_count(inner)
+        recorder.recount([t for t in (bias, left, right) if t is not None])
+    zero = all(z or d is None for z, d in zip(zeros, (*a[-2:-1], *b[-1:]), strict=False))
+    if bias is not None:
+        zero = zero and recorder.labels(bias).zero
+        recorder.give(op.out, out)
+        out = list(broadcast(recorder, [op.out, bias], tuple(op.out.shape)))
+    recorder.give(op.out, out, zero=zero)
+    axes = [(d, n) for d, n in zip(a, left.shape, strict=True)]
+    if right.ndim > 1:
+        axes.append((b[-1], right.shape[-1]))
+    if "mv" not in op.name and "dot" not in op.name:
+        recorder.work(op, 1, axes)
+
+
+def _operands(op: Op) -> tuple[Tensor | None, Tensor, Tensor]:
+    *bias, left, right = op.tensors()
+    return (bias[0] if bias else None), left, right
+
+
+@rule("linear")
+def linear(recorder: Recorder, op: Op) -> None:
+    """Y = x Wᵀ + b over the last dimension."""
+    x, weight, bias = op["input"], op["weight"], op["bias"]
+    rows, columns = recorder.dims(weight)
+    *lead, channels = recorder.dims(x)
+    recorder.unite(channels, columns, recorder.labels(x).reason)
+    zero = recorder.labels(weight).zero
+    if bias is not None:
+        rows = recorder.unite(rows, recorder.dims(bias)[0])
+        zero = zero and recorder.labels(bias).zero
+    recorder.give(op.out, (*lead, rows), zero=zero)
+    axes = [(d, n) for d, n in zip(recorder.dims(x), x.shape, strict=True)]
+    recorder.work(op, 1, [*axes, (rows, weight.shape[0])])
+
+
+@rule("embedding")
+def embedding(recorder: Recorder, op: Op) -> None:
+    """Rows of a table by index: the rows stay, the columns pass."""
+    rows, columns = recorder.dims(op["weight"])
+    recorder.freeze(rows, "rows of an embedding table are looked up by index")
+    lead = recorder.dims(op["indices"])
+    recorder.give(op.out, (*lead, columns), zero=recorder.labels(op["weight"]).zero)
+
+
+@rule("_weight_norm_interface")
+def weight_norm(recorder: Recorder, op: Op) -> None:
+    """W = g · v / ‖v‖: masked columns are zero and add nothing to the norm."""
+    dims = broadcast(recorder, [op["v"], op["g"]], tuple(op["v"].shape))
+    recorder.give(op.out, dims, zero=True)
+    recorder.give(op.outputs[1], recorder.dims(op["g"]))
+    recorder.recount([op["v"], op["g"]])  # a masked row is 0 / 0

@@ -1,0 +1,182 @@
+"""Applies a plan to a network, in place and reversibly; all thinking happened before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gammaslim.errors import OptimizerError
+from gammaslim.graph import IntArray
+from gammaslim.modules import named_aliases, named_tensors
+from gammaslim.plan import Plan
+
+PLAN_ATTRIBUTE = "_gammaslim_plan"
+"""Where a cut module remembers its plan, relative to the network as it was built."""
+
+Cuts = Mapping[int, IntArray]
+
+
+@dataclass
+class Undo:
+    """Everything needed to take a cut back."""
+
+    steps: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    def __call__(self) -> None:
+        """Restore the network and the optimizer, last change first."""
+        while self.steps:
+            self.steps.pop()()
+
+
+def cuts_by_tensor(plan: Plan) -> dict[str, dict[int, IntArray]]:
+    """The plan's kept indices, gathered per tensor: name -> dimension -> indices."""
+    cuts: dict[str, dict[int, IntArray]] = {}
+    for (name, dim), kept in plan.kept.items():
+        cuts.setdefault(name, {})[dim] = kept
+    return cuts
+
+
+def sliced(tensor: Tensor, cuts: Cuts) -> Tensor:
+    """A copy of ``tensor`` with only the kept indices of each dimension, memory format kept."""
+    result = tensor.detach()
+    for dim, kept in cuts.items():
+        index = torch.from_numpy(kept).to(tensor.device)
+        result = result.index_select(dim, index)
+    format_kept = torch.channels_last
+    if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=format_kept):
+        result = result.contiguous(memory_format=format_kept)
+    return result
+
+
+def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None) -> Undo:
+    """Cut every tensor, gradient, optimizer state and size attribute that the plan names.
+
+    Parameters and buffers keep their identity, so references to them stay good.
+    """
+    undo = Undo()
+    tensors = named_tensors(model)
+    try:
+        for name, cuts in cuts_by_tensor(plan).items():
+            _cut_tensor(tensors[name], cuts, undo)
+            if optimizer is not None and tensors[name] in optimizer.state:
+                _cut_state(optimizer.state[tensors[name]], cuts, undo)
+        for path, value in plan.attributes.items():
+            _set_attribute(model, path, value, undo)
+        _remember(model, plan, undo)
+    except BaseException:
+        undo()
+        raise
+    return undo
+
+
+def _cut_tensor(tensor: Tensor, cuts: Cuts, undo: Undo) -> None:
+    data, grad = tensor.data, tensor.grad
+
+    def restore() -> None:
+        tensor.grad = None
+        tensor.data = data
+        tensor.grad = grad
+
+    undo.steps.append(restore)
+    tensor.grad = None
+    tensor.data = sliced(data, cuts)
+    if grad is not None:
+        tensor.grad = sliced(grad, cuts)
+
+
+def _cut_state(state: dict[str, Any], cuts: Cuts, undo: Undo) -> None:
+    before = dict(state)
+    undo.steps.append(lambda: state.update(before))
+    for key, value in before.items():
+        if isinstance(value, Tensor) and value.ndim > max(cuts):
+            state[key] = sliced(value, cuts)
+
+
+def _set_attribute(model: nn.Module, path: str, value: Any, undo: Undo) -> None:
+    owner_path, _, attribute = path.rpartition(".")
+    owner = model.get_submodule(owner_path)
+    before = getattr(owner, attribute)
+    undo.steps.append(lambda: setattr(owner, attribute, before))
+    setattr(owner, attribute, value)
+
+
+def _remember(model: nn.Module, plan: Plan, undo: Undo) -> None:
+    before = model.__dict__.get(PLAN_ATTRIBUTE)
+
+    def restore() -> None:
+        model.__dict__.pop(PLAN_ATTRIBUTE, None)
+        if before is not None:
+            model.__dict__[PLAN_ATTRIBUTE] = before
+
+    undo.steps.append(restore)
+    model.__dict__[PLAN_ATTRIBUTE] = plan if before is None else before.then(plan)
+
+
+def remembered_plan(model: nn.Module) -> Plan:
+    """The plan of everything that was cut from ``model`` since it was built.
+
+    Cuts made to submodules on their own are included, with their full names.
+    """
+    whole = Plan({}, {})
+    for prefix, module in model.named_modules():
+        plan = module.__dict__.get(PLAN_ATTRIBUTE)
+        if plan is not None:
+            whole = whole.then(_prefixed(plan, f"{prefix}." if prefix else ""))
+    return whole
+
+
+def _prefixed(plan: Plan, prefix: str) -> Plan:
+    return Plan(
+        {(prefix + name, dim): kept for (name, dim), kept in plan.kept.items()},
+        {(prefix + name, dim): size for (name, dim), size in plan.sizes.items()},
+        {prefix + path: value for path, value in plan.attributes.items()},
+    )
+
+
+def check_optimizer(model: nn.Module, plan: Plan, optimizer: Optimizer) -> None:
+    """Refuse an optimizer that does not own the network, or whose state cannot be cut.
+
+    Raises:
+        OptimizerError: before anything has been changed.
+    """
+    tensors = named_tensors(model)
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    cut = cuts_by_tensor(plan)
+    if cut and not any(id(tensor) in owned for tensor in tensors.values()):
+        raise OptimizerError(
+            f"The {type(optimizer).__name__} given owns none of this network's parameters. Pass "
+            "the optimizer that trains it, or none."
+        )
+    for name in cut:
+        tensor = tensors[name]
+        for key, value in optimizer.state.get(tensor, {}).items():
+            if _unclear(value, tensor):
+                raise OptimizerError(
+                    f"The optimizer state {key!r} of {name!r} has shape {list(value.shape)}, "
+                    f"which is not that of the parameter, {list(tensor.shape)}: how to cut it is "
+                    "unknown. Prune without optimizer= and make a new optimizer."
+                )
+
+
+def _unclear(value: Any, tensor: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
+
+
+def masked_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Copies of the tensors that the plan cuts, with everything it removes set to zero."""
+    tensors = named_tensors(model)
+    aliases = named_aliases(tensors)
+    state: dict[str, Tensor] = {}
+    for name, cuts in cuts_by_tensor(plan).items():
+        masked = tensors[name].detach().clone()
+        for dim, kept in cuts.items():
+            gone = np.setdiff1d(np.arange(masked.shape[dim]), kept)
+            masked.index_fill_(dim, torch.from_numpy(gone).to(masked.device), 0)
+        state[aliases.get(name, name)] = masked
+    return state

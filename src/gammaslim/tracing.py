@@ -1,0 +1,215 @@
+"""From a network and example inputs to its channel graph: one labelled run per mode."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
+from gammaslim.assembly import Subject, assemble
+from gammaslim.calling import call_arguments, describe, map_tensors, output_tensors
+from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
+from gammaslim.findings import Findings, Reason, TensorLabels
+from gammaslim.graph import ChannelGraph, Site
+from gammaslim.ignoring import ignored_sites
+from gammaslim.modes import DispatchMode, FunctionMode
+from gammaslim.modules import (
+    named_aliases,
+    named_tensors,
+    preserved_attributes,
+    preserved_random_state,
+    training_mode,
+    unwrap,
+)
+from gammaslim.recording import Recorder
+from gammaslim.rules import rule_for
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    ignore: Iterable[nn.Module | str | Site] = (),
+    exact: bool = False,  # noqa: FBT001, FBT002 - the public signature is fixed
+) -> ChannelGraph:
+    """Find which slices of all tensors of ``model`` live and die together.
+
+    The network runs once in evaluation and once in training mode on fake tensors, which cost
+    neither arithmetic nor memory.  Every index of every parameter dimension carries a label;
+    operators rearrange labels or unite them; what is one class in the end is one channel
+    (DepGraph, arXiv 2301.12900, states the problem; the solution here needs no module types).
+
+    Args:
+        model: any ``nn.Module`` with BatchNorm; wrappers (DDP, ``torch.compile``) are taken off.
+            It comes back exactly as it was.
+        example_inputs: what ``model`` is called with: a tensor, a tuple of positional arguments,
+            or a dict of keyword arguments.
+        ignore: modules, names, name patterns (``"head.*"``) or sites (``("head.weight", 0)``)
+            of which nothing may change.
+        exact: also keep the channels for which some operator depends on how many there are
+            (LayerNorm and GroupNorm statistics, a mean over channels).
+
+    Raises:
+        TraceError: the network cannot be run with these inputs; its own error is shown.
+        NothingToPruneError: the network has no BatchNorm scale.
+    """
+    model = unwrap(model)
+    ignored = ignored_sites(model, ignore)
+    tensors = named_tensors(model)
+    aliases = named_aliases(tensors)
+    owned = {name: tensor for name, tensor in tensors.items() if name not in aliases}
+    findings = Findings()
+    labels = {name: _fresh_labels(findings, tensor) for name, tensor in owned.items()}
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    session = _Session(model, example_inputs, owned, labels, findings, fake_mode)
+    notes = _run_both_modes(session)
+    for failure in dict.fromkeys(findings.notes):
+        warnings.warn(failure, GammaslimWarning, stacklevel=2)
+    if not findings.scales:
+        raise NothingToPruneError(
+            f"{type(model).__name__} has no BatchNorm with a weight that its forward reaches, so "
+            "there is no scale to slim by. gammaslim needs BatchNorm1d, 2d or 3d with affine=True."
+        )
+    said = (*notes, *dict.fromkeys(findings.notes))
+    subject = Subject(model, aliases, ignored, exact, said, example_inputs)
+    return assemble(findings, labels, subject)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Everything that the labelled runs of one network share."""
+
+    model: nn.Module
+    example: Any
+    tensors: dict[str, Tensor]
+    labels: dict[str, TensorLabels]
+    findings: Findings
+    fake_mode: FakeTensorMode
+
+
+def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
+    dims = tuple(findings.store.fresh(n) if n > 1 else None for n in tensor.shape)
+    return TensorLabels(dims, zero=True)
+
+
+def _run_both_modes(session: _Session) -> tuple[str, ...]:
+    """Run in evaluation and in training mode; what cannot run is noted or raised."""
+    notes = list(_run(session, training=False))
+    try:
+        notes += _run(session, training=True)
+    except TraceError as error:
+        note = f"Training mode could not be traced, so only evaluation mode is safe: {error}"
+        warnings.warn(note, GammaslimWarning, stacklevel=4)
+        notes.append(note)
+    return tuple(dict.fromkeys(notes))
+
+
+def _run(session: _Session, *, training: bool) -> tuple[str, ...]:
+    """One labelled run: on fake tensors, or on real ones where the network needs values."""
+    meta = any(tensor.is_meta for tensor in session.tensors.values())
+    examples = [session.example]
+    if training:  # BatchNorm refuses a single value per channel, as after global pooling
+        examples.append(map_tensors(session.example, _doubled))
+    errors: list[tuple[bool, Exception]] = []
+    before = session.findings.snapshot()
+    for fake in (True,) if meta else (True, False):
+        for example in examples:
+            try:
+                _labelled_run(session, example, training=training, fake=fake)
+            except Exception as error:  # noqa: BLE001 - any failure of the user's own code
+                session.findings.restore(before)
+                errors.append((fake, error))
+                continue
+            return (
+                ()
+                if fake
+                else (f"Traced on real tensors in {_mode_name(training=training)} mode.",)
+            )
+    _, cause = min(errors, key=lambda pair: pair[0])  # the first error on real tensors
+    raise _rejected(session, cause, training=training) from cause
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor]) if tensor.ndim else tensor
+
+
+def _mode_name(*, training: bool) -> str:
+    return "training" if training else "evaluation"
+
+
+def _rejected(session: _Session, error: Exception, *, training: bool) -> TraceError:
+    return TraceError(
+        f"{type(session.model).__name__} could not be run in {_mode_name(training=training)} mode "
+        f"with {describe(session.example)}; its own error is {type(error).__name__}: {error}. Pass "
+        "inputs that the network accepts: a tensor, a tuple of arguments, or a dict of keywords."
+    )
+
+
+def _labelled_run(session: _Session, example: Any, *, training: bool, fake: bool) -> None:
+    recorder = Recorder(session.findings, rule_for, session.labels, measuring=not training)
+    mode = session.fake_mode if fake else None
+    with (
+        preserved_random_state(),
+        training_mode(session.model, training=training),
+        preserved_attributes(session.model),
+        _module_hooks(session.model, recorder),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        copied = mode.from_tensor if mode else _clone
+        state = {name: copied(tensor) for name, tensor in session.tensors.items()}
+        args, kwargs = map_tensors(call_arguments(session.model, example), copied)
+        _name_tensors(recorder, state, (args, kwargs))
+        with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder):
+            output = functional_call(session.model, state, args, kwargs)
+        for tensor in output_tensors(output):
+            for own in recorder.dims(tensor):
+                recorder.freeze(own, "network output")
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def _name_tensors(recorder: Recorder, state: dict[str, Tensor], inputs: Any) -> None:
+    for name, tensor in state.items():
+        recorder.name(tensor, name)
+    reason = recorder.findings.reason(Reason("network input"))
+
+    def mark(tensor: Tensor) -> Tensor:
+        recorder.give(tensor, (None,) * tensor.ndim, reason=reason)
+        return tensor
+
+    map_tensors(inputs, mark)
+
+
+@contextlib.contextmanager
+def _module_hooks(model: nn.Module, recorder: Recorder) -> Generator[None]:
+    """Tell the recorder which module is running; global hooks leave the model untouched."""
+    names = {module: name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if module in names:
+            recorder.enter_module(names[module], module)
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        if module in names:
+            recorder.leave_module(names[module], module, output)
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Tiny networks for the laws, one awkward habit each."""

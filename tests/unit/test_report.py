@@ -1,0 +1,160 @@
+"""Reports say what the graph says, in words and in a picture."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gammaslim.errors import GammaslimError, MissingExtraError
+from gammaslim.graph import ChannelGraph, Frozen, Group, Work
+from gammaslim.report import plots
+from gammaslim.report.plots import scales_picture
+from gammaslim.report.tables import TEXT_WIDTH, graph_table, graph_text, short_count
+
+
+def toy_graph() -> ChannelGraph:
+    """Conv 3→4, BatchNorm, conv 4→2: four channels may go, two are the output."""
+    inner, output = np.arange(4), np.array([4, 5])
+    sites = {
+        ("conv1.weight", 0): inner,
+        ("bn.weight", 0): inner,
+        ("bn.bias", 0): inner,
+        ("conv2.weight", 1): inner,
+        ("conv2.weight", 0): output,
+    }
+    shapes = {
+        "conv1.weight": (4, 3, 1, 1),
+        "bn.weight": (4,),
+        "bn.bias": (4,),
+        "conv2.weight": (2, 4, 1, 1),
+    }
+    return ChannelGraph(
+        shapes=shapes,
+        parameters=tuple(shapes),
+        aliases={},
+        sites=sites,
+        scales=("bn.weight",),
+        shifts={"bn.weight": "bn.bias"},
+        prunable=np.array([True] * 4 + [False] * 2),
+        exact=np.array([True] * 6),
+        groups=(
+            Group(
+                name="conv1",
+                channels=inner,
+                sites=tuple(list(sites)[:4]),
+                scales=("bn.weight",),
+                prunable=True,
+                exact=True,
+            ),
+            Group(
+                name="conv2",
+                channels=output,
+                sites=(("conv2.weight", 0),),
+                scales=(),
+                prunable=False,
+                exact=True,
+                reason="network output [0]",
+            ),
+        ),
+        frozen=(Frozen("network output [0]", "", "conv2", "", channels=2),),
+        work=(
+            Work("convolution", 100, (inner, np.full(3, -1))),
+            Work("conv", 100, (output, inner)),
+        ),
+        attributes=(),
+        notes=("a note of the trace",),
+    )
+
+
+def test_one_row_per_group():
+    assert graph_table(toy_graph()).row_count == 2
+
+
+def test_text_holds_what_a_reader_needs():
+    """MACs by hand: 100·(4·3 + 2·4) = 2000; parameters: 12 + 4 + 4 + 8 = 28."""
+    text = graph_text(toy_graph())
+    row = next(line for line in text.splitlines() if "conv1" in line)
+    assert [part.strip() for part in row.strip("│┃ ").split("│")][:6] == [
+        "conv1",
+        "4",
+        "4",
+        "1",
+        "yes",
+        "yes",
+    ]
+    assert "6 channels in 2 groups, 4 of them may go; coverage 100.0% of" in text
+    assert "2.00 k MACs for the example batch, 28 parameters" in text
+    assert "2 channels: network output [0] (conv2)" in text
+    assert "a note of the trace" in text
+
+
+def test_text_is_plain_and_narrow():
+    """No colour codes; and brackets in a reason are text, not markup."""
+    text = graph_text(toy_graph())
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= TEXT_WIDTH
+    assert "network output [0]" in text.split("frozen:")[0]
+
+
+def test_str_of_a_graph_is_its_text():
+    assert str(toy_graph()) == graph_text(toy_graph())
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 k"),
+        (999_999, "1.00 M"),
+        (25_557_032, "25.56 M"),
+        (4_089_184_256, "4.09 G"),
+    ],
+)
+def test_short_counts(number, text):
+    assert short_count(number) == text
+
+
+def test_picture_is_written_whole(tmp_path):
+    before = {f"layer{i}": np.linspace(-1, 1, 8 + i) for i in range(7)}
+    after = {name: values[:5] for name, values in before.items() if name != "layer6"}
+    path = tmp_path / "scales.png"
+    path.write_bytes(b"an older picture")
+    scales_picture(before, after, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in tmp_path.iterdir()] == ["scales.png"]
+
+
+def test_picture_format_follows_the_suffix(tmp_path):
+    scales_picture({"bn": [0.0, 0.0]}, {}, tmp_path / "scales.svg")
+    assert b"<svg" in (tmp_path / "scales.svg").read_bytes()
+
+
+def test_picture_leaves_pyplot_alone():
+    """Importing pyplot would pick a backend for the whole process."""
+    code = (
+        "import sys, io\nfrom gammaslim.report.plots import _draw\nimport numpy as np\n"
+        "_draw([('bn', np.ones(3), np.ones(2))])\nassert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_picture_of_nothing_is_refused(tmp_path):
+    with pytest.raises(GammaslimError, match=r"no layer was given\. Pass the BatchNorm scales"):
+        scales_picture({}, {}, tmp_path / "scales.png")
+
+
+def test_picture_of_unknown_layers_is_refused(tmp_path):
+    with pytest.raises(GammaslimError, match=r"not among those before it: \['other'\]"):
+        scales_picture({"bn": [1.0]}, {"other": [1.0]}, tmp_path / "scales.png")
+
+
+def test_picture_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'gammaslim\[report\]'"):
+        scales_picture({"bn": [1.0]}, {"bn": [1.0]}, tmp_path / "scales.png")
+
+
+def test_scales_are_sorted_by_magnitude():
+    assert plots._sorted([[0.5, -2.0], [1.0, 0.0]]).tolist() == [2.0, 1.0, 0.5, 0.0]
