@@ -24,7 +24,6 @@ from gammaslim.graph import (
     Witness,
     Work,
 )
-from gammaslim.labels import Resolved
 from gammaslim.module_sizes import module_attributes
 from gammaslim.modules import tensor_shapes
 
@@ -37,19 +36,21 @@ KERNEL = "kernel or spatial dimension of a convolution"
 
 @dataclass(frozen=True)
 class Channels:
-    """The resolved labels, with channels numbered from 0."""
+    """The resolved labels, with channels numbered from 0.
 
-    resolved: Resolved
-    number: IntArray
-    reasons: list[Reason | None]
+    ``table`` holds each label's channel id, and ``FIXED`` once more at its end, which is where a
+    fixed index looks; ``reasons`` holds, per channel, the number of the reason for which it is
+    frozen, or -1; ``texts`` are the reasons.
+    """
+
+    table: IntArray
+    reasons: IntArray
     inexact: BoolArray
+    texts: tuple[Reason, ...]
 
     def of(self, labels: IntArray) -> IntArray:
         """Channel id of every label, ``FIXED`` where an index is no channel."""
-        classes = self.resolved.of(labels)
-        if len(self.number) == 0:
-            return classes
-        return np.where(classes >= 0, self.number[np.maximum(classes, 0)], FIXED)
+        return self.table[np.maximum(labels, -1)]
 
     def dims(self, dims: Dims) -> tuple[IntArray | None, ...]:
         """Channel ids per dimension; ``None`` where nothing may go."""
@@ -78,7 +79,6 @@ def assemble(
     channels = _number(findings, labels, exact=subject.exact)
     sites = _sites(channels, labels)
     scales = tuple(name for name in findings.scales if (name, 0) in sites)
-    prunable = np.array([reason is None for reason in channels.reasons], dtype=np.bool_)
     return ChannelGraph(
         shapes=tensor_shapes(model),
         parameters=tuple(n for n, _ in model.named_parameters() if n not in aliases),
@@ -86,7 +86,7 @@ def assemble(
         sites=sites,
         scales=scales,
         shifts={n: s for n, s in findings.scales.items() if s is not None and n in scales},
-        prunable=prunable,
+        prunable=channels.reasons < 0,
         exact=~channels.inexact,
         groups=tuple(_groups(channels, sites, scales)),
         frozen=tuple(_frozen(channels)),
@@ -130,32 +130,34 @@ def _freeze_by_name(
 def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bool) -> Channels:
     """Number the classes that hold a slice of a named tensor, leaving out kernel sizes."""
     resolved = findings.store.resolve()
-    texts = list(findings.reasons)
-    reasons = [texts[r] if r >= 0 else None for r in resolved.reasons]
-    if exact:
-        reasons = [
-            r or (INEXACT if i else None) for r, i in zip(reasons, resolved.inexact, strict=True)
-        ]
-    real = np.array([r is None or r.text != KERNEL for r in reasons], dtype=np.bool_)
-    named = np.zeros(len(reasons), dtype=np.bool_)
+    counted, last = findings.reason(INEXACT), findings.reason(LAST)
+    texts = tuple(findings.reasons)
+    kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
+    named = np.zeros(len(resolved.reasons), dtype=np.bool_)
     for own in labels.values():
         for dim in own.dims:
             if dim is not None:
-                named[resolved.of(dim)] = True
-    chosen = named & real
+                named[resolved.classes[dim]] = True
+    chosen = named & ~np.isin(resolved.reasons, kernel)
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
-    kept = [reason for reason, take in zip(reasons, chosen, strict=True) if take]
-    channels = Channels(resolved, number, kept, resolved.inexact[chosen])
-    _keep_last(channels, labels)
+    table = np.append(number[resolved.classes], FIXED)
+    reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
+    if exact:
+        reasons[(reasons < 0) & inexact] = counted
+    channels = Channels(table, reasons, inexact, texts)
+    _keep_last(channels, labels, last)
     return channels
 
 
-def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels]) -> None:
+def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels], last: int) -> None:
     """A channel that fills a whole dimension by itself can never go."""
     for own in labels.values():
         for dim in own.dims:
-            if dim is not None and len(ids := np.unique(channels.of(dim))) == 1 and ids[0] >= 0:
-                channels.reasons[ids[0]] = channels.reasons[ids[0]] or LAST
+            if dim is None:
+                continue
+            ids = channels.of(dim)
+            if ids[0] >= 0 and channels.reasons[ids[0]] < 0 and (ids == ids[0]).all():
+                channels.reasons[ids[0]] = last
 
 
 def _sites(channels: Channels, labels: Mapping[str, TensorLabels]) -> dict[Site, IntArray]:
@@ -171,45 +173,42 @@ def _groups(
     channels: Channels, sites: Mapping[Site, IntArray], scales: tuple[str, ...]
 ) -> Iterator[Group]:
     """Channels with the same sites, the same reason and the same exactness, in order."""
-    names = list(sites)
-    number = len(channels.reasons)
-    signature = np.zeros((number, 2), dtype=np.uint64)
-    random = np.random.default_rng(0).integers(0, 2**63, size=(len(names), 2)).astype(np.uint64)
-    for index, site in enumerate(names):
-        members = np.unique(sites[site])
-        signature[members[members >= 0]] += random[index]
-    reasons = {reason: i for i, reason in enumerate(dict.fromkeys(channels.reasons))}
-    key = (
-        np.stack(
-            [
-                signature[:, 0],
-                signature[:, 1],
-                np.array([reasons[r] for r in channels.reasons], dtype=np.uint64),
-                channels.inexact.astype(np.uint64),
-            ],
-            axis=1,
-        )
-        if number
-        else np.zeros((0, 4), dtype=np.uint64)
-    )
+    names, number = list(sites), len(channels.reasons)
+    key = _group_keys(channels, sites)
     _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
     members_of = _members(inverse.ravel(), len(first))
     sites_of = _sites_of(names, sites, [int(f) for f in first], number)
+    known = set(scales)
     for index in np.argsort(first, kind="stable"):
         ids = members_of[index]
         own = sites_of[int(first[index])]
-        own_scales = tuple(name for name, dim in own if name in set(scales) and dim == 0)
-        reason = channels.reasons[ids[0]]
+        own_scales = tuple(name for name, dim in own if name in known and dim == 0)
+        reason = int(channels.reasons[ids[0]])
         name = own_scales[0].rpartition(".")[0] if own_scales else own[0][0]
         yield Group(
             name or own_scales[0],
             ids,
             own,
             own_scales,
-            reason is None,
+            reason < 0,
             not bool(channels.inexact[ids[0]]),
-            "" if reason is None else reason.text,
+            "" if reason < 0 else channels.texts[reason].text,
         )
+
+
+def _group_keys(channels: Channels, sites: Mapping[Site, IntArray]) -> IntArray:
+    """Per channel a row that is equal for channels of one group.
+
+    A set of sites is known by the sum of one random 64-bit number per site, twice over.
+    """
+    key = np.zeros((len(channels.reasons), 4), dtype=np.int64)
+    random = np.random.default_rng(0).integers(-(2**62), 2**62, size=(len(sites), 2))
+    for (_, ids), numbers in zip(sites.items(), random, strict=True):
+        members = ids[ids >= 0]
+        key[members, :2] += numbers  # a repeated index is added once, as a set wants it
+    key[:, 2] = channels.reasons
+    key[:, 3] = channels.inexact
+    return key
 
 
 def _members(inverse: IntArray, number: int) -> list[IntArray]:
@@ -234,12 +233,10 @@ def _sites_of(
 
 def _frozen(channels: Channels) -> Iterator[Frozen]:
     """One record per reason, the costliest first."""
-    counts: dict[Reason, int] = {}
-    for reason in channels.reasons:
-        if reason is not None:
-            counts[reason] = counts.get(reason, 0) + 1
-    for reason, count in sorted(counts.items(), key=lambda item: -item[1]):
-        yield Frozen(reason.text, reason.operator, reason.module, reason.source, count)
+    numbers, counts = np.unique(channels.reasons[channels.reasons >= 0], return_counts=True)
+    for index in np.argsort(-counts, kind="stable"):
+        why = channels.texts[numbers[index]]
+        yield Frozen(why.text, why.operator, why.module, why.source, int(counts[index]))
 
 
 def _attributes(

@@ -100,12 +100,6 @@ class Resolved:
     reasons: IntArray
     inexact: BoolArray
 
-    def of(self, labels: IntArray) -> IntArray:
-        """Class of every label; fixed entries stay below zero."""
-        if len(self.classes) == 0:
-            return np.full(labels.shape, -1, dtype=np.int64)
-        return np.where(labels >= 0, self.classes[np.maximum(labels, 0)], -1)
-
 
 class LabelStore:
     """Append-only record of everything that rules say about labels."""

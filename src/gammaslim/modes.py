@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gammaslim.modules import ModeFlag
 from gammaslim.recording import Recorder
 from gammaslim.sizes import FOLLOWS_SIZES, SHAPE_GETTERS, PythonCall
 
@@ -26,7 +30,7 @@ class FunctionMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call with its arguments on record."""
-        kwargs = kwargs or {}
+        args, kwargs = tuple(map(_plain, args)), {k: _plain(v) for k, v in (kwargs or {}).items()}
         recorder = self._recorder
         name = getattr(func, "__name__", "")
         if name == "__get__" or func is Tensor.size:
@@ -45,19 +49,89 @@ class FunctionMode(TorchFunctionMode):
             recorder.call = outer
 
 
+class FakeMemo:
+    """Remembers the shape of what an operator returned, in front of the much slower fake kernels.
+
+    Networks repeat themselves, and run in two modes; an operator on fake tensors depends on nothing
+    but shapes, strides, types and plain arguments.  Views and in-place operators always run.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        """For tensors of this fake mode."""
+        self._mode = mode
+        self._seen: dict[Any, Any] = {}
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of the operator, made up from memory where it is known."""
+        if func.is_view or func._schema.is_mutable or not func._schema.returns:  # noqa: SLF001
+            return func(*args, **kwargs)
+        try:
+            key = (func, _signature(args), _signature(tuple(kwargs.items())))
+            known = self._seen.get(key)
+        except (TypeError, _UnhashableError):
+            return func(*args, **kwargs)
+        if known is not None:
+            return self._revived(known)
+        result = func(*args, **kwargs)
+        outputs = result if isinstance(result, tuple) else (result,)
+        if all(type(out) is FakeTensor and out.constant is None for out in outputs):
+            layouts = [(o.shape, o.stride(), o.dtype, o.fake_device) for o in outputs]
+            self._seen[key] = (isinstance(result, tuple), layouts)
+        return result
+
+    def _revived(self, known: tuple[bool, list[Any]]) -> Any:
+        several, layouts = known
+        with no_dispatch():
+            outputs = tuple(
+                FakeTensor(
+                    self._mode,
+                    torch.empty_strided(shape, stride, dtype=dtype, device="meta"),
+                    device,
+                )
+                for shape, stride, dtype, device in layouts
+            )
+        return outputs if several else outputs[0]
+
+
+class _UnhashableError(Exception):
+    """An argument is something that only the fake kernel itself understands."""
+
+
+def _signature(values: Any) -> tuple[Any, ...]:
+    """What the result of an operator on fake tensors can depend on."""
+    found: list[Any] = []
+    for value in values:
+        if type(value) is FakeTensor:
+            if value.constant is not None:
+                raise _UnhashableError
+            found.append((value.shape, value.stride(), value.dtype, value.fake_device))
+        elif isinstance(value, Tensor):
+            raise _UnhashableError
+        elif isinstance(value, list | tuple):
+            found.append(_signature(value))
+        else:
+            found.append((type(value), value))
+    return tuple(found)
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
 class DispatchMode(TorchDispatchMode):
     """Sees every ATen operator, runs it below, and has its rule applied."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        """Report to ``recorder``."""
+    def __init__(self, recorder: Recorder, memo: FakeMemo | None = None) -> None:
+        """Report to ``recorder``; ``memo`` remembers what fake operators return."""
         super().__init__()
         self._recorder = recorder
+        self._run = memo.run if memo is not None else _run
         self._argument_names: dict[Any, list[tuple[str, Any]]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then its rule with all modes off."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = self._run(func, args, kwargs)
         self._recorder.operator(func, self._bind(func, args, kwargs), result)
         return result
 
@@ -71,3 +145,8 @@ class DispatchMode(TorchDispatchMode):
         bound.update(zip((name for name, _ in names), args, strict=False))
         bound.update(kwargs)
         return bound
+
+
+def _plain(value: Any) -> Any:
+    """A real ``bool`` where a mode flag is handed on to PyTorch, which takes nothing else."""
+    return False if type(value) is ModeFlag else value

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 from collections.abc import Generator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from gammaslim.errors import StaleGraphError, TraceError
 from gammaslim.graph import ChannelGraph
@@ -80,20 +82,35 @@ def named_aliases(tensors: dict[str, Tensor]) -> dict[str, str]:
     return aliases
 
 
+class ModeFlag(int):
+    """Stands in for ``training = False``, and notes whether the network's own code asks for it."""
+
+    asked = False
+
+    def __bool__(self) -> bool:
+        """False; PyTorch's own modules may ask without being noted: they keep their shapes."""
+        caller = inspect.currentframe()
+        while caller is not None and caller.f_globals.get("__name__") == __name__:
+            caller = caller.f_back
+        if caller is None or not caller.f_globals.get("__name__", "").startswith("torch."):
+            self.asked = True
+        return False
+
+
 @contextlib.contextmanager
-def training_mode(model: nn.Module, *, training: bool) -> Generator[None]:
+def training_mode(model: nn.Module, *, training: bool | ModeFlag) -> Generator[None]:
     """Set every module's ``training`` flag, and give each back the one it had.
 
     Flags are set directly: a network may override ``train()``.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module.__dict__, module.training) for module in model.modules()]
     try:
-        for module, _ in flags:
-            module.training = training
+        for attributes, _ in flags:
+            attributes["training"] = training
         yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        for attributes, flag in flags:
+            attributes["training"] = flag
 
 
 @contextlib.contextmanager
@@ -142,3 +159,13 @@ def check_fresh(model: nn.Module, graph: ChannelGraph) -> None:
                 f"{name!r} had shape {traced} when the graph was traced and has {present} now. "
                 "Trace the network again after every cut, and use each graph with its own network."
             )
+
+
+def fake_copy(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    """``tensor`` without its memory: shape, strides, type and device only."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.is_meta or tensor.is_conj() or tensor.is_neg():
+        return mode.from_tensor(tensor)
+    shape, strides, dtype = tensor.shape, tensor.stride(), tensor.dtype
+    empty = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+    return FakeTensor(mode, empty, tensor.device)

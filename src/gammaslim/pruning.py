@@ -13,7 +13,7 @@ from gammaslim.errors import PlanError, VerificationError
 from gammaslim.graph import BoolArray, ChannelGraph, Cost
 from gammaslim.modules import check_fresh, unwrap
 from gammaslim.plan import Plan
-from gammaslim.select import make_plan
+from gammaslim.select import changed_attributes
 from gammaslim.surgery import apply_plan, check_optimizer, masked_state
 from gammaslim.verify import (
     Evidence,
@@ -75,7 +75,7 @@ def prune(
     model = unwrap(model)
     check_fresh(model, graph)
     keep = graph.keep_mask(plan)
-    if make_plan(graph, keep) != plan:
+    if changed_attributes(graph, keep) != dict(plan.attributes):
         raise PlanError(
             "The plan sets other size attributes than this graph asks for. Select a plan from "
             "this graph."

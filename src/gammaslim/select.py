@@ -86,7 +86,7 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
         )
     kept = graph.kept_sites(keep)
     sizes = {site: len(graph.sites[site]) for site in kept}
-    return Plan(kept, sizes, _changed_attributes(graph, keep))
+    return Plan(kept, sizes, changed_attributes(graph, keep))
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _unreachable(name: str, asked: float, closest: float) -> None:
     )
 
 
-def _changed_attributes(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:
+def changed_attributes(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:
     """New values of the numbers that follow a size; all places of one tuple are in the graph."""
     everything = np.ones(graph.num_channels, dtype=np.bool_)
     before = _attribute_values(graph, everything)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,8 +24,10 @@ from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
 from gammaslim.findings import Findings, Reason, TensorLabels
 from gammaslim.graph import ChannelGraph, Site
 from gammaslim.ignoring import ignored_sites
-from gammaslim.modes import DispatchMode, FunctionMode
+from gammaslim.modes import DispatchMode, FakeMemo, FunctionMode
 from gammaslim.modules import (
+    ModeFlag,
+    fake_copy,
     named_aliases,
     named_tensors,
     preserved_attributes,
@@ -70,8 +73,7 @@ def trace(
     owned = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     findings = Findings()
     labels = {name: _fresh_labels(findings, tensor) for name, tensor in owned.items()}
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    session = _Session(model, example_inputs, owned, labels, findings, fake_mode)
+    session = _Session(model, example_inputs, owned, labels, findings)
     notes = _run_both_modes(session)
     for failure in dict.fromkeys(findings.notes):
         warnings.warn(failure, GammaslimWarning, stacklevel=2)
@@ -85,7 +87,7 @@ def trace(
     return assemble(findings, labels, subject)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Session:
     """Everything that the labelled runs of one network share."""
 
@@ -94,7 +96,21 @@ class _Session:
     tensors: dict[str, Tensor]
     labels: dict[str, TensorLabels]
     findings: Findings
-    fake_mode: FakeTensorMode
+
+    @cached_property
+    def fake_mode(self) -> FakeTensorMode:
+        """One for both modes, so that what it has worked out serves twice."""
+        return FakeTensorMode(allow_non_fake_inputs=True)
+
+    @cached_property
+    def memo(self) -> FakeMemo:
+        """Likewise."""
+        return FakeMemo(self.fake_mode)
+
+    @cached_property
+    def fakes(self) -> dict[str, Tensor]:
+        """All tensors of the network as fake ones."""
+        return {name: fake_copy(self.fake_mode, t) for name, t in self.tensors.items()}
 
 
 def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
@@ -103,75 +119,108 @@ def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
 
 
 def _run_both_modes(session: _Session) -> tuple[str, ...]:
-    """Run in evaluation and in training mode; what cannot run is noted or raised."""
-    notes = list(_run(session, training=False))
+    """Run in evaluation and in training mode; what cannot run is noted or raised.
+
+    Training mode is left out where only PyTorch's own modules asked for the mode.
+    """
+    flag = ModeFlag()
+    notes: list[str] = []
     try:
-        notes += _run(session, training=True)
-    except TraceError as error:
-        note = f"Training mode could not be traced, so only evaluation mode is safe: {error}"
-        warnings.warn(note, GammaslimWarning, stacklevel=4)
+        notes += _run(session, _attempts(session, flag))
+        if not flag.asked:
+            return tuple(notes)
+    except _RejectedError as error:
+        raise _rejected(session, error.cause, "evaluation") from error.cause
+    try:
+        notes += _run(session, _attempts(session, training=True))
+    except _RejectedError as error:
+        why = _rejected(session, error.cause, "training")
+        note = f"Training mode could not be traced, so only evaluation mode is safe: {why}"
+        warnings.warn(note, GammaslimWarning, stacklevel=3)
         notes.append(note)
     return tuple(dict.fromkeys(notes))
 
 
-def _run(session: _Session, *, training: bool) -> tuple[str, ...]:
-    """One labelled run: on fake tensors, or on real ones where the network needs values."""
-    meta = any(tensor.is_meta for tensor in session.tensors.values())
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to run the network: on which inputs, in which mode, on fake tensors or real ones."""
+
+    example: Any
+    training: bool | ModeFlag
+    fake: bool
+
+
+class _RejectedError(Exception):
+    """No attempt ran through; ``cause`` is the network's own error."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _attempts(
+    session: _Session, flag: ModeFlag | None = None, *, training: bool = False
+) -> Iterator[_Attempt]:
+    """The ways to run, in the order in which to try them."""
     examples = [session.example]
     if training:  # BatchNorm refuses a single value per channel, as after global pooling
         examples.append(map_tensors(session.example, _doubled))
-    errors: list[tuple[bool, Exception]] = []
-    before = session.findings.snapshot()
+    if flag is not None:
+        yield _Attempt(session.example, flag, fake=True)
+        flag.asked = True  # what follows does not watch
+    meta = any(tensor.is_meta for tensor in session.tensors.values())
     for fake in (True,) if meta else (True, False):
         for example in examples:
-            try:
-                _labelled_run(session, example, training=training, fake=fake)
-            except Exception as error:  # noqa: BLE001 - any failure of the user's own code
-                session.findings.restore(before)
-                errors.append((fake, error))
-                continue
-            return (
-                ()
-                if fake
-                else (f"Traced on real tensors in {_mode_name(training=training)} mode.",)
-            )
-    _, cause = min(errors, key=lambda pair: pair[0])  # the first error on real tensors
-    raise _rejected(session, cause, training=training) from cause
+            yield _Attempt(example, training, fake)
+
+
+def _run(session: _Session, attempts: Iterable[_Attempt]) -> tuple[str, ...]:
+    """One labelled run: on fake tensors, or on real ones where the network needs values."""
+    errors: list[tuple[bool, Exception]] = []
+    before = session.findings.snapshot()
+    for attempt in attempts:
+        try:
+            _labelled_run(session, attempt)
+        except Exception as error:  # noqa: BLE001 - any failure of the user's own code
+            session.findings.restore(before)
+            errors.append((attempt.fake, error))
+            continue
+        mode = "training" if int(attempt.training) else "evaluation"
+        return () if attempt.fake else (f"Traced on real tensors in {mode} mode.",)
+    raise _RejectedError(min(errors, key=lambda pair: pair[0])[1])  # the first on real tensors
 
 
 def _doubled(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor]) if tensor.ndim else tensor
 
 
-def _mode_name(*, training: bool) -> str:
-    return "training" if training else "evaluation"
-
-
-def _rejected(session: _Session, error: Exception, *, training: bool) -> TraceError:
+def _rejected(session: _Session, error: Exception, mode: str) -> TraceError:
     return TraceError(
-        f"{type(session.model).__name__} could not be run in {_mode_name(training=training)} mode "
-        f"with {describe(session.example)}; its own error is {type(error).__name__}: {error}. Pass "
+        f"{type(session.model).__name__} could not be run in {mode} mode with "
+        f"{describe(session.example)}; its own error is {type(error).__name__}: {error}. Pass "
         "inputs that the network accepts: a tensor, a tuple of arguments, or a dict of keywords."
     )
 
 
-def _labelled_run(session: _Session, example: Any, *, training: bool, fake: bool) -> None:
-    recorder = Recorder(session.findings, rule_for, session.labels, measuring=not training)
-    mode = session.fake_mode if fake else None
+def _labelled_run(session: _Session, attempt: _Attempt) -> None:
+    measuring = int(attempt.training) == 0
+    recorder = Recorder(session.findings, rule_for, session.labels, measuring=measuring)
+    mode = session.fake_mode if attempt.fake else None
     with (
         preserved_random_state(),
-        training_mode(session.model, training=training),
         preserved_attributes(session.model),
+        training_mode(session.model, training=attempt.training),
         _module_hooks(session.model, recorder),
         torch.no_grad(),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        copied = mode.from_tensor if mode else _clone
-        state = {name: copied(tensor) for name, tensor in session.tensors.items()}
-        args, kwargs = map_tensors(call_arguments(session.model, example), copied)
+        copied = partial(fake_copy, mode) if mode else _clone
+        state = session.fakes if mode else {n: _clone(t) for n, t in session.tensors.items()}
+        args, kwargs = map_tensors(call_arguments(session.model, attempt.example), copied)
         _name_tensors(recorder, state, (args, kwargs))
-        with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder):
+        memo = session.memo if mode else None
+        with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder, memo):
             output = functional_call(session.model, state, args, kwargs)
         for tensor in output_tensors(output):
             for own in recorder.dims(tensor):

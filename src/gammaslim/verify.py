@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from gammaslim.calling import call_arguments, map_tensors, output_tensors
 from gammaslim.graph import BoolArray, ChannelGraph, IntArray, Recount, kept_mask
 from gammaslim.modules import (
     SEED,
+    fake_copy,
     named_aliases,
     named_tensors,
     preserved_attributes,
@@ -152,7 +154,7 @@ def training_failure(model: nn.Module, graph: ChannelGraph) -> Exception | None:
     Fake tensors show whether all shapes fit; a network that reads values runs on copies instead.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    error = _training_error(model, graph, fake, fake.from_tensor)
+    error = _training_error(model, graph, fake, partial(fake_copy, fake))
     if error is None:
         return None
     return _training_error(model, graph, contextlib.nullcontext(), lambda t: t.detach().clone())

@@ -57,7 +57,11 @@ def _grouped(
         columns = (second, None)
     rows = (inputs.reshape(groups, -1), outputs.reshape(groups, -1))
     partition = Partition(rows, columns, _groups_can_change(recorder, groups), reason)
-    recorder.store.partition(partition)
+    if partition.whole and len(inputs) == groups:  # depthwise: every group is one channel
+        partition.goes_whole = True
+        recorder.store.unite(np.repeat(inputs, len(outputs) // groups), outputs)
+    else:
+        recorder.store.partition(partition)
     return inputs, outputs, partition
 
 

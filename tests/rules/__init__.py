@@ -1,0 +1,1 @@
+"""One small network per operator, with its channels worked out by hand."""
