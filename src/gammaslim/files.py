@@ -43,12 +43,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             written to.
     """
     model = unwrap(model)
-    tensors = _stored(model)
+    tensors, plan = _stored(model), remembered_plan(model).to_json()
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "plan": remembered_plan(model).to_json(),
-        "sha256": _digest(tensors),
+        "plan": plan,
+        "sha256": _digest(tensors, plan),
     }
     target = Path(path)
     try:
@@ -106,15 +106,15 @@ def read(path: str | os.PathLike[str]) -> Contents:
         raise FileFormatError(
             f"{path} is truncated or no safetensors file ({error}). Save it again."
         ) from error
-    if _digest(tensors) != metadata.get("sha256"):
-        raise FileFormatError(
-            f"{path} has been altered since it was saved: its checksum does not match. Save it "
-            "again, or fetch an undamaged copy."
-        )
     try:
         plan = Plan.from_json(metadata["plan"])
     except (KeyError, PlanError) as error:
         raise FileFormatError(f"{path} holds no readable plan ({error}). Save it again.") from error
+    if _digest(tensors, metadata.get("plan", "")) != metadata.get("sha256"):
+        raise FileFormatError(
+            f"{path} has been altered since it was saved: its checksum does not match. Save it "
+            "again, or fetch an undamaged copy."
+        )
     return Contents(tensors, plan)
 
 
@@ -204,9 +204,9 @@ def _on_meta(model: nn.Module) -> bool:
     return any(tensor.is_meta for tensor in named_tensors(model).values())
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], plan: str) -> str:
+    """SHA-256 over the plan, and names, types, shapes and bytes in the order of the names."""
+    digest = hashlib.sha256(plan.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         head = json.dumps([name, str(tensor.dtype), list(tensor.shape)])

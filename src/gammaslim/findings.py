@@ -91,6 +91,7 @@ class Findings:
     scales: dict[str, str | None] = field(default_factory=dict[str, str | None])
     convolutions: dict[str, ConvSizes] = field(default_factory=dict[str, ConvSizes])
     norms: dict[str, IntArray] = field(default_factory=dict[str, IntArray])
+    normalized: dict[str, Dims] = field(default_factory=dict[str, Dims])
     reached: set[str] = field(default_factory=set[str])
     notes: list[str] = field(default_factory=list[str])
 

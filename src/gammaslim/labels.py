@@ -138,7 +138,7 @@ class LabelStore:
         self.couple(left[both], right[both])
         self._freeze_met(left, right, left_fixed & ~right_fixed)
         self._freeze_met(right, left, right_fixed & ~left_fixed)
-        return np.where(left_fixed & (left != ELASTIC), left, right)
+        return np.where(left == ELASTIC, right, left)
 
     def freeze(self, labels: LabelArray, reason: int) -> None:
         """No index with one of these labels may go."""

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.modules import ModeFlag
 from gammaslim.recording import Recorder
-from gammaslim.sizes import FOLLOWS_SIZES, SHAPE_GETTERS, PythonCall
+from gammaslim.rules import FUNCTION_RULES
+from gammaslim.sizes import COUNTS, FOLLOWS_SIZES, SHAPE_GETTERS, PythonCall
 
 
 class FunctionMode(TorchFunctionMode):
@@ -41,6 +42,10 @@ class FunctionMode(TorchFunctionMode):
             return recorder.tagged(args[0], result, dim)
         outer, recorder.call = recorder.call, PythonCall(func, args, kwargs)
         try:
+            if func in FUNCTION_RULES:
+                FUNCTION_RULES[func](recorder, args, kwargs)
+            if name in COUNTS:
+                recorder.count_escapes(args[0], first_only=name == "__len__")
             if name not in FOLLOWS_SIZES:
                 for size in recorder.call.sizes():
                     size.escape(size.terms)

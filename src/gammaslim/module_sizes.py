@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from gammaslim.findings import ConvSizes, Findings
+from gammaslim.findings import ConvSizes, Dims, Findings
 from gammaslim.graph import FIXED, IntArray, Site, SizeAttribute
 from gammaslim.modules import CONVOLUTION, NORM_BASE
 
@@ -35,8 +35,8 @@ def module_attributes(
     elif isinstance(module, NORM_BASE):
         if path in findings.norms:
             yield SizeAttribute(f"{prefix}num_features", (channels_of(findings.norms[path]),))
-    elif isinstance(module, nn.LayerNorm):
-        yield from _layer_norm(prefix, module, sites)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        yield from _normalized_shape(prefix, module, findings.normalized.get(path, ()), channels_of)
     else:
         yield from _repeated_lengths(prefix, module, sites)
 
@@ -58,9 +58,12 @@ def _convolution(prefix: str, sizes: ConvSizes, channels_of: ChannelsOf) -> Iter
         yield SizeAttribute(f"{prefix}groups", (ids.min(axis=0),))
 
 
-def _layer_norm(prefix: str, module: nn.LayerNorm, sites: Sites) -> Iterator[SizeAttribute]:
-    for position, length in enumerate(module.normalized_shape):
-        ids = sites.get((f"{prefix}weight", position))
-        if ids is None:
-            ids = np.full(length, FIXED, dtype=np.int64)
+def _normalized_shape(
+    prefix: str, module: nn.LayerNorm | nn.RMSNorm, dims: Dims, channels_of: ChannelsOf
+) -> Iterator[SizeAttribute]:
+    """Every place of the tuple, also those that never change."""
+    if all(labels is None for labels in dims):
+        return
+    for position, (length, labels) in enumerate(zip(module.normalized_shape, dims, strict=True)):
+        ids = np.full(length, FIXED, dtype=np.int64) if labels is None else channels_of(labels)
         yield SizeAttribute(f"{prefix}normalized_shape", (ids,), position)

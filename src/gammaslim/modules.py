@@ -132,17 +132,17 @@ def preserved_random_state() -> Generator[None]:
 def preserved_attributes(model: nn.Module) -> Generator[None]:
     """Put back every module's attributes: a forward may store counters, caches, activations."""
     before = [(module, dict(module.__dict__)) for module in model.modules()]
-    inner = [module.__dict__["_buffers"] for module, _ in before]
-    held = [dict(buffers) for buffers in inner]
+    inner = [module.__dict__[kind] for module, _ in before for kind in ("_parameters", "_buffers")]
+    held = [dict(tensors) for tensors in inner]
     try:
         yield
     finally:
         for module, attributes in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-        for buffers, contents in zip(inner, held, strict=True):
-            buffers.clear()
-            buffers.update(contents)
+        for tensors, contents in zip(inner, held, strict=True):
+            tensors.clear()
+            tensors.update(contents)
 
 
 def check_fresh(model: nn.Module, graph: ChannelGraph) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from gammaslim.errors import PlanError, VerificationError
+from gammaslim.calling import describe
+from gammaslim.errors import PlanError, TraceError, VerificationError
 from gammaslim.graph import BoolArray, ChannelGraph, Cost
 from gammaslim.modules import check_fresh, unwrap
 from gammaslim.plan import Plan
@@ -69,6 +70,7 @@ def prune(
     Raises:
         StaleGraphError: the network no longer has the shapes that were traced.
         PlanError: the plan was made for another graph.
+        TraceError: the network itself fails on the example inputs.
         OptimizerError: the optimizer owns none of the parameters, or its state cannot be cut.
         VerificationError: the law does not hold; the network has been restored.
     """
@@ -114,7 +116,14 @@ def _cut_and_judge(
     and the comparison is made once more.
     """
     masked = masked_state(model, plan)
-    expected = reference(model, graph, keep, masked)
+    try:
+        expected = reference(model, graph, keep, masked)
+    except Exception as error:  # any failure of the user's own code
+        raise TraceError(
+            f"The network fails on the example inputs {describe(graph.example_inputs)} before any "
+            f"cut; its own error is {type(error).__name__}: {error}. Trace it again with inputs "
+            "that it accepts, or pass verify=False."
+        ) from error
     noise: dict[tuple[str, int], float] = {}
     while True:
         undo = apply_plan(model, plan, optimizer)

@@ -152,9 +152,7 @@ class Recorder:
     def freeze_all(self, op: Op, text: str) -> None:
         """None of the labels on any argument may go; the outputs are fixed for that reason."""
         frozen = [d for t in op.tensors() for d in self.dims(t) if d is not None]
-        if not frozen:
-            return
-        reason = self.reason(text)
+        reason = self.reason(text) if frozen else self._inherited
         for labels in frozen:
             self.store.freeze(labels, reason)
         for out in op.outputs:
@@ -180,9 +178,12 @@ class Recorder:
         """The present operator's result depends on how many of these labels there are."""
         self.store.mark_inexact(labels)
 
-    def recount(self, inputs: Sequence[Tensor]) -> None:
-        """Verification must run the present call over the kept channels only."""
-        self._recounted = tuple(self.dims(t) for t in inputs)
+    def recount(self, inputs: Sequence[Tensor | Dims]) -> None:
+        """Verification must run the present call over the kept channels only.
+
+        One entry for each tensor argument, in order: the tensor, or labels in place of its own.
+        """
+        self._recounted = tuple(self.dims(t) if isinstance(t, Tensor) else t for t in inputs)
 
     def work(self, op: Op, coefficient: int, axes: Sequence[tuple[LabelArray, int]]) -> None:
         """A contraction of ``coefficient · Π size`` multiply-accumulates."""
@@ -215,6 +216,11 @@ class Recorder:
 
     def _escaped(self, terms: Terms) -> None:
         self.freeze(terms.labels, "its size enters arithmetic that cannot be followed")
+
+    def count_escapes(self, tensor: Tensor, *, first_only: bool) -> None:
+        """The code asks how many elements a tensor has, in a way that cannot be followed."""
+        for labels in self.dims(tensor)[: 1 if first_only else None]:
+            self.freeze(labels, "its size enters arithmetic that cannot be followed")
 
     def size_labels(self, given: Given, length: int) -> LabelArray:
         """Labels for a new dimension whose length the code gave as ``given``."""
@@ -261,12 +267,8 @@ class Recorder:
         labels = [self.labels(t) for t in inputs]
         self._inherited = next((found.reason for found in labels if found.reason), 0)
         self._operator = op.name
-        if named or not inputs or any(found.labelled for found in labels):
-            self._apply_rule(self._rules(func), op)
-            self._write_recount(op)
-        elif self._inherited:
-            for out in outputs:
-                self.give(out, (None,) * out.ndim)
+        self._apply_rule(self._rules(func), op)
+        self._write_recount(op)
 
     def _apply_rule(self, rule: Rule, op: Op) -> None:
         """A rule that fails must not fail the user's network: freeze, and say so."""
@@ -296,6 +298,8 @@ class Recorder:
             channels = self.dims(output)[1]
             if channels is not None:
                 self.findings.norms[name] = channels
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(output, Tensor):
+            self.findings.normalized[name] = self.dims(output)[-len(module.normalized_shape) :]
         if self.measuring and isinstance(output, Tensor) and next(module.children(), None) is None:
             call = self._module_calls[name]
             self._module_calls[name] += 1

@@ -227,4 +227,7 @@ FOLLOWS_SIZES = frozenset(
 )
 """Torch functions in which a followed size is a size; anywhere else it is arithmetic."""
 
+COUNTS = frozenset(["numel", "nelement", "__len__"])
+"""Torch functions whose result Python turns into a plain number, so that it cannot be followed."""
+
 SHAPE_GETTERS = frozenset({Tensor.shape.__get__, Tensor.size, torch.Tensor.size})  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.errors import OptimizerError
-from gammaslim.graph import IntArray
+from gammaslim.graph import IntArray, Site
 from gammaslim.modules import named_aliases, named_tensors
-from gammaslim.plan import Plan
+from gammaslim.plan import AttributeValue, Plan
 
 PLAN_ATTRIBUTE = "_gammaslim_plan"
-"""Where a cut module remembers its plan, relative to the network as it was built."""
+"""Where a cut module remembers what was cut from its own tensors since it was built."""
 
 Cuts = Mapping[int, IntArray]
 
@@ -107,27 +108,45 @@ def _set_attribute(model: nn.Module, path: str, value: Any, undo: Undo) -> None:
 
 
 def _remember(model: nn.Module, plan: Plan, undo: Undo) -> None:
-    before = model.__dict__.get(PLAN_ATTRIBUTE)
+    """Every module remembers what was cut from its own tensors: parts can be saved alone."""
+    for path, part in _by_owner(plan).items():
+        attributes = model.get_submodule(path).__dict__
+        before: Plan | None = attributes.get(PLAN_ATTRIBUTE)
+        undo.steps.append(partial(_restore_memory, attributes, before))
+        attributes[PLAN_ATTRIBUTE] = part if before is None else before.then(part)
 
-    def restore() -> None:
-        model.__dict__.pop(PLAN_ATTRIBUTE, None)
-        if before is not None:
-            model.__dict__[PLAN_ATTRIBUTE] = before
 
-    undo.steps.append(restore)
-    model.__dict__[PLAN_ATTRIBUTE] = plan if before is None else before.then(plan)
+def _restore_memory(attributes: dict[str, Any], before: Plan | None) -> None:
+    attributes.pop(PLAN_ATTRIBUTE, None)
+    if before is not None:
+        attributes[PLAN_ATTRIBUTE] = before
+
+
+def _by_owner(plan: Plan) -> dict[str, Plan]:
+    """The plan in parts, one for each module that owns a tensor or number in it."""
+    kept: dict[str, dict[Site, IntArray]] = {}
+    attributes: dict[str, dict[str, AttributeValue]] = {}
+    for (name, dim), indices in plan.kept.items():
+        path, _, tensor = name.rpartition(".")
+        kept.setdefault(path, {})[(tensor, dim)] = indices
+    for name, value in plan.attributes.items():
+        path, _, attribute = name.rpartition(".")
+        attributes.setdefault(path, {})[attribute] = value
+    parts: dict[str, Plan] = {}
+    for path in {**kept, **attributes}:
+        own, prefix = kept.get(path, {}), f"{path}." if path else ""
+        sizes = {(name, dim): plan.sizes[(prefix + name, dim)] for name, dim in own}
+        parts[path] = Plan(own, sizes, attributes.get(path, {}))
+    return parts
 
 
 def remembered_plan(model: nn.Module) -> Plan:
-    """The plan of everything that was cut from ``model`` since it was built.
-
-    Cuts made to submodules on their own are included, with their full names.
-    """
+    """The plan of everything that was cut from ``model`` and its parts since they were built."""
     whole = Plan({}, {})
-    for prefix, module in model.named_modules():
+    for path, module in model.named_modules():
         plan = module.__dict__.get(PLAN_ATTRIBUTE)
         if plan is not None:
-            whole = whole.then(_prefixed(plan, f"{prefix}." if prefix else ""))
+            whole = whole.then(_prefixed(plan, f"{path}." if path else ""))
     return whole
 
 

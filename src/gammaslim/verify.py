@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.calling import call_arguments, map_tensors, output_tensors
@@ -116,7 +117,7 @@ def compare(
     the tolerance of the type.
     """
     inputs = map_tensors(graph.example_inputs, _informative)
-    found = _run(model, inputs, {}, contextlib.nullcontext(), lambda _, out: out.detach().clone())
+    found = _run(model, inputs, {}, contextlib.nullcontext(), lambda _, out: _clone(out))
     largest, blamed, message = 0.0, "", ""
     for key, want in expected.seen.items():
         have = found.seen.get(key)
@@ -151,21 +152,30 @@ def drift_between(want: Tensor, have: Tensor) -> float:
 def training_failure(model: nn.Module, graph: ChannelGraph) -> Exception | None:
     """The error of the cut network's training-mode forward, if it has one.
 
-    Fake tensors show whether all shapes fit; a network that reads values runs on copies instead.
+    Fake tensors show whether all shapes fit; a network that reads values runs on copies instead.  A
+    batch of one is doubled where BatchNorm refuses it.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    error = _training_error(model, graph, fake, partial(fake_copy, fake))
-    if error is None:
-        return None
-    return _training_error(model, graph, contextlib.nullcontext(), lambda t: t.detach().clone())
+    doubled = map_tensors(graph.example_inputs, lambda t: torch.cat([t, t]) if t.ndim else t)
+    errors: list[Exception] = []
+    for mode, copied in ((fake, partial(fake_copy, fake)), (contextlib.nullcontext(), _clone)):
+        for example in (graph.example_inputs, doubled):
+            error = _training_error(model, example, mode, copied)
+            if error is None:
+                return None
+            errors.append(error)
+    return errors[0]
+
+
+def _clone(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 def _training_error(
-    model: nn.Module, graph: ChannelGraph, mode: Any, copied: Callable[[Tensor], Tensor]
+    model: nn.Module, example: Any, mode: Any, copied: Callable[[Tensor], Tensor]
 ) -> Exception | None:
     tensors = named_tensors(model)
     aliases = named_aliases(tensors)
-    doubled = map_tensors(graph.example_inputs, lambda t: torch.cat([t, t]) if t.ndim else t)
     with (
         preserved_random_state(),
         training_mode(model, training=True),
@@ -173,7 +183,7 @@ def _training_error(
         torch.no_grad(),
     ):
         state = {n: copied(t) for n, t in tensors.items() if n not in aliases}
-        args, kwargs = map_tensors(call_arguments(model, doubled), copied)
+        args, kwargs = map_tensors(call_arguments(model, example), copied)
         try:
             with mode:
                 functional_call(model, state, args, kwargs)
@@ -201,6 +211,7 @@ def _run(
         _full_precision(),
         torch.no_grad(),
         mode,
+        _NoDropout(),
     ):
         output = functional_call(model, {**buffers, **state}, args, kwargs)
     for index, tensor in enumerate(output_tensors(output)):
@@ -318,3 +329,14 @@ def _resized(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     if func.overloadpacket is torch.ops.aten.native_group_norm:
         return *args[:4], x.shape[1], *args[5:]
     return args
+
+
+class _NoDropout(TorchFunctionMode):
+    """Dropout that a network keeps on in evaluation draws one mask per channel: compare without."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Dropout in all its forms returns its input; everything else runs."""
+        kwargs = kwargs or {}
+        if "dropout" in getattr(func, "__name__", ""):
+            return args[0] if args else kwargs["input"]
+        return func(*args, **kwargs)

@@ -132,14 +132,12 @@ def test_layer_norm_over_channels_and_pixels():
     assert only_reason(graph, ("function.weight", 1)) != ""
 
 
-@pytest.mark.xfail(strict=True, reason="normalized_shape is not followed where there is no weight")
 def test_layer_norm_without_weight():
     """Nothing to cut, but the count still matters."""
     graph = toy(channels_last(nn.LayerNorm(4, elementwise_affine=False)))
     assert exact(graph) == [False] * 4
 
 
-@pytest.mark.xfail(strict=True, reason="normalized_shape of nn.RMSNorm is not followed")
 def test_rms_norm_over_channels_counts_them():
     """A root of a mean over channels."""
     graph = toy(channels_last(nn.RMSNorm(4)))
@@ -231,7 +229,6 @@ def test_default_attention_scale_depends_on_the_feature_size():
     check_default_scale(checked(Attention(heads=True), image(), counted=False))
 
 
-@pytest.mark.xfail(strict=True, reason="torch takes the math path, whose scale no rule sees")
 @pytest.mark.parametrize(
     "options",
     [
@@ -258,7 +255,6 @@ def test_given_attention_scale_sets_the_features_free(heads):
     assert all(exact(graph, query))
 
 
-@pytest.mark.xfail(strict=True, reason="fused attention counts nothing")
 def test_cost_of_attention():
     """q kᵀ over 16 × 16 pixels and 4 features, and as much again for the values."""
     graph = gs.trace(Attention(heads=True, scale=0.5), image())

@@ -100,7 +100,6 @@ def test_functions_of_one_map_let_channels_pass(function):
     assert passes(toy(function))
 
 
-@pytest.mark.xfail(strict=True, reason="aten.mish_ has no pointwise tag and no rule: it freezes")
 def test_mish_in_place_lets_channels_pass():
     """``nn.Mish(inplace=True)`` is as elementwise as its twin."""
     assert passes(toy(nn.Mish(inplace=True)))
@@ -198,7 +197,6 @@ def test_constant_of_full_width_freezes():
     assert FREE not in reasons(graph, INTO)
 
 
-@pytest.mark.xfail(strict=True, reason="the map inherits 'network input' from the picture")
 def test_constant_of_full_width_is_the_reason():
     """The picture has nothing to do with it."""
     graph = toy(lambda x: x + torch.arange(4.0).view(1, 4, 1, 1))

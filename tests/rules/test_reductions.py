@@ -88,7 +88,6 @@ def test_what_runs_over_pixels_lets_channels_pass(function):
     assert passes(toy(function))
 
 
-@pytest.mark.xfail(strict=True, reason="the padded map is made by the library: no labels")
 def test_circular_padding_lets_channels_pass():
     """As in ``nn.Conv2d(..., padding_mode="circular")``."""
     assert passes(toy(lambda x: F.pad(x, (1, 1, 1, 1), mode="circular")))

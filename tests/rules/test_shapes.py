@@ -201,7 +201,6 @@ UNLABELLED = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="no rule is applied where no input carries labels")
 @pytest.mark.parametrize("function", UNLABELLED.values(), ids=UNLABELLED.keys())
 def test_what_has_no_channels_takes_a_followed_width(function):
     """A map without channels gets as many as the code reads from another."""
@@ -267,7 +266,6 @@ def test_unequal_chunks_freeze():
     assert only_reason(graph) == "it is cut into 2 unequal parts"
 
 
-@pytest.mark.xfail(strict=True, reason="tensor_split arrives as slices, with constants")
 def test_tensor_split_ties_equal_parts():
     """Three parts of two."""
     graph = toy(lambda x: sum(x.tensor_split(3, 1)), width=6, outputs=2)
@@ -418,6 +416,25 @@ def test_sizes_in_arithmetic_freeze(function):
     assert only_reason(graph) == ARITHMETIC
     (record,) = (f for f in graph.frozen if f.reason == ARITHMETIC)
     assert "test_shapes.py:" in record.source
+
+
+def test_normalisation_over_channels():
+    """x / max(‖x‖, ε): the norm is spread over the channels that it divides."""
+    graph = toy(lambda x: F.normalize(x, dim=1))
+    assert free(graph)
+    assert flow(graph) == one_each(0, 1, 2, 3)
+
+
+UNSEEN = {
+    "len": lambda x: x * len(x[0]) ** -0.5,
+    "numel": lambda x: x / x[0, :, 0, 0].numel(),
+}
+
+
+@pytest.mark.parametrize("function", UNSEEN.values(), ids=UNSEEN.keys())
+def test_other_ways_to_read_a_size(function):
+    """They are sizes all the same: arithmetic with them freezes."""
+    assert FREE not in reasons(toy(function), INTO)
 
 
 def test_sizes_of_pixels_are_plain_numbers():

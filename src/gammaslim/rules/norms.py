@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from gammaslim.labels import LabelArray, Partition
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.pointwise import broadcast
@@ -93,32 +91,3 @@ def softmax(recorder: Recorder, op: Op) -> None:
     if along is not None:
         recorder.depends_on_count(along)
         recorder.recount([x])
-
-
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-      "_scaled_dot_product_attention_math", "_fused_sdp_choice",
-      "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
-def attention(recorder: Recorder, op: Op) -> None:
-    """softmax(q kᵀ · scale) v: q and k unite over their features, v's pass."""
-    query, key, value = op["query"], op["key"], op["value"]
-    q, k, v = recorder.dims(query), recorder.dims(key), recorder.dims(value)
-    features = recorder.unite(q[-1], k[-1])
-    if op.get("scale") is None:
-        recorder.freeze(features, "the default attention scale depends on the feature size")
-    heads = [_all_united(recorder, trio) for trio in zip(q[:-2], k[:-2], v[:-2], strict=True)]
-    for labels in (k[-2], v[-2]):
-        recorder.freeze(labels, "keys are normalised over by softmax")
-    if op.outputs and op.out.ndim == query.ndim:
-        recorder.give(op.out, (*heads, q[-2], v[-1]), zero=recorder.labels(value).zero)
-    mask = op.get("attn_mask", op.get("attn_bias"))
-    if mask is not None:
-        for labels in recorder.dims(mask):
-            recorder.freeze(labels, "dimension of an attention mask")
-    zeros = recorder.labels(query).zero or recorder.labels(key).zero
-    if features is not None and np.any(features >= 0) and not zeros:
-        recorder.freeze(features, "masked attention features are not zero")
-
-
-def _all_united(recorder: Recorder, trio: tuple[LabelArray, ...]) -> LabelArray:
-    return recorder.unite(recorder.unite(trio[0], trio[1]), trio[2])

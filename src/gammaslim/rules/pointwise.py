@@ -75,32 +75,40 @@ def pointwise(recorder: Recorder, op: Op) -> None:
     name = op.func.overloadpacket.__name__.rstrip("_")
     zero = _zero(recorder, op, name, tensors, dims)
     if name in SINGULAR and any(labels is not None for labels in dims):
-        recorder.recount(tensors)
+        recorder.recount([_aligned(t, op.out, dims) for t in tensors])
         zero = True
     for out in op.outputs:
         if tuple(out.shape) == shape:
             recorder.give(out, dims, zero=zero)
 
 
+def _aligned(tensor: Tensor, out: Tensor, dims: Dims) -> Dims:
+    """The result's labels on every dimension of an operand that was not broadcast."""
+    lead = out.ndim - tensor.ndim
+    pairs = zip(tensor.shape, out.shape[lead:], dims[lead:], strict=True)
+    return tuple(labels if own == full else None for own, full, labels in pairs)
+
+
 def broadcast(recorder: Recorder, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Dims:
     """Labels of the broadcast of ``tensors``, right-aligned to ``shape``, after uniting them."""
     dims: list[LabelArray] = [None] * len(shape)
-    reason = max(recorder.labels(t).reason for t in tensors) if tensors else 0
     for position, size in enumerate(shape):
-        found: list[LabelArray] = []
+        found: list[tuple[LabelArray, int]] = []
         for tensor in tensors:
             own = position - (len(shape) - tensor.ndim)
             if own >= 0 and tensor.shape[own] == size:
-                found.append(recorder.dims(tensor)[own])
+                labels = recorder.labels(tensor)
+                found.append((labels.dims[own], labels.reason))
         if found and size != 1:
-            dims[position] = _united(recorder, found, reason)
+            dims[position] = _united(recorder, found)
     return tuple(dims)
 
 
-def _united(recorder: Recorder, found: list[LabelArray], reason: int) -> LabelArray:
-    united = found[0]
-    for labels in found[1:]:
-        united = recorder.unite(united, labels, reason)
+def _united(recorder: Recorder, found: list[tuple[LabelArray, int]]) -> LabelArray:
+    united, why = found[0]
+    for labels, reason in found[1:]:
+        fixed = why if united is None else reason
+        united, why = recorder.unite(united, labels, fixed), fixed
     return united
 
 
@@ -159,5 +167,8 @@ def factory(recorder: Recorder, op: Op) -> None:
     given = recorder.call.given(list(op["size"]))
     pairs = zip(given, op.out.shape, strict=True)
     dims = [recorder.size_labels(g, n) for g, n in pairs]
+    if recorder.call.name == "pad":  # circular padding copies into a new tensor of its own making
+        source = recorder.dims(recorder.call.args[0])
+        dims[:2] = source[:2]
     if any(d is not None for d in dims):
         recorder.give(op.out, dims, zero="zeros" in op.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from gammaslim.recording import Op, Recorder, Rule
+
+FunctionRule = Callable[[Recorder, Sequence[Any], Mapping[str, Any]], None]
 
 RULES: dict[Any, Rule] = {}
 """Operator (overload packet) -> its rule; each operator stands here once."""
@@ -33,14 +35,35 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+FUNCTION_RULES: dict[Any, FunctionRule] = {}
+"""Torch function -> what must be known of its Python arguments, before it becomes operators."""
+
+
+def function_rule(function: Any) -> Callable[[FunctionRule], FunctionRule]:
+    """Register a rule for a torch function, seen with the arguments that the network gave."""
+
+    def register(body: FunctionRule) -> FunctionRule:
+        FUNCTION_RULES[function] = body
+        return body
+
+    return register
+
+
 def rule_for(func: Any) -> Rule:
     """The rule of an operator: its own, the pointwise one if PyTorch says so, else freeze."""
     found = RULES.get(func.overloadpacket)
     if found is not None:
         return found
-    if torch.Tag.pointwise in func.tags:
+    if torch.Tag.pointwise in func.tags or _in_place_pointwise(func.overloadpacket):
         return RULES[torch.ops.aten.add]
     return unknown
+
+
+def _in_place_pointwise(packet: Any) -> bool:
+    """Whether this is the in-place twin of an operator that PyTorch calls pointwise."""
+    name = packet.__name__
+    twin = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    return twin is not None and torch.Tag.pointwise in getattr(twin, twin.overloads()[0]).tags
 
 
 def unknown(recorder: Recorder, op: Op) -> None:

@@ -13,6 +13,9 @@ from gammaslim.recording import Op, Recorder
 from gammaslim.rules.registry import rule
 from gammaslim.sizes import Given, Size
 
+EVENLY = 2
+"""``tensor_split(sections, dim)`` has at most so many integers; a list of indices has more."""
+
 
 def _pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
     recorder.give(op.out, dims, zero=recorder.labels(op.tensors()[0]).zero)
@@ -130,6 +133,8 @@ def slice_(recorder: Recorder, op: Op) -> None:
     start, stop, step = slice(op["start"], op["end"], op["step"]).indices(len(labels))
     if step != 1:
         recorder.freeze(labels, f"every {step}-th channel is taken")
+    elif recorder.call.name == "tensor_split" and len(parts := recorder.call.integers()) <= EVENLY:
+        _cut_evenly(recorder, labels, parts[0])
     else:
         given_start, given_stop = _boundaries(recorder, op)
         _boundary(recorder, labels, start, op["start"], given_start)
@@ -192,14 +197,17 @@ def split(recorder: Recorder, op: Op) -> None:
         recorder.give(out, dims, zero=base.zero)
 
 
+def _cut_evenly(recorder: Recorder, labels: IntArray, parts: int) -> None:
+    if len(labels) % parts:
+        recorder.freeze(labels, f"it is cut into {parts} unequal parts")
+    elif parts > 1:
+        recorder.tie(labels.reshape(parts, -1), f"it is cut into {parts} equal parts")
+
+
 def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int]) -> None:
     call = recorder.call
     if call.name in ("chunk", "tensor_split") and not call.sizes():
-        if len(set(widths)) > 1:
-            recorder.freeze(labels, f"it is cut into {len(widths)} unequal parts")
-        elif len(widths) > 1:
-            text = f"it is cut into {len(widths)} equal parts"
-            recorder.tie(labels.reshape(len(widths), -1), text)
+        _cut_evenly(recorder, labels, len(widths))
         return
     listed = op.get("split_sizes", op.get("split_size"))
     equal = isinstance(listed, int)
