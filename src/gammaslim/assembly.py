@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from gammaslim.findings import Dims, Findings, Reason, TensorLabels
 from gammaslim.graph import (
@@ -25,7 +25,7 @@ from gammaslim.graph import (
     Work,
 )
 from gammaslim.module_sizes import module_attributes
-from gammaslim.modules import tensor_shapes
+from gammaslim.modules import first_paths
 
 UNREACHED = Reason("no forward pass reaches it")
 IGNORED = Reason("ignored by the user")
@@ -63,6 +63,7 @@ class Subject:
     """What was traced, and what the user asked to keep."""
 
     model: nn.Module
+    tensors: Mapping[str, Tensor]
     aliases: Mapping[str, str]
     ignored: set[Site]
     exact: bool
@@ -74,14 +75,16 @@ def assemble(
     findings: Findings, labels: Mapping[str, TensorLabels], subject: Subject
 ) -> ChannelGraph:
     """Resolve all labels and write the graph."""
-    model, aliases = subject.model, subject.aliases
+    model, tensors, aliases = subject.model, subject.tensors, subject.aliases
     _freeze_by_name(findings, labels, aliases, subject.ignored)
     channels = _number(findings, labels, exact=subject.exact)
     sites = _sites(channels, labels)
     scales = tuple(name for name in findings.scales if (name, 0) in sites)
     return ChannelGraph(
-        shapes=tensor_shapes(model),
-        parameters=tuple(n for n, _ in model.named_parameters() if n not in aliases),
+        shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        parameters=tuple(
+            n for n, p in tensors.items() if isinstance(p, nn.Parameter) and n not in aliases
+        ),
         aliases=dict(aliases),
         sites=sites,
         scales=scales,
@@ -201,14 +204,15 @@ def _group_keys(channels: Channels, sites: Mapping[Site, IntArray]) -> IntArray:
 
     A set of sites is known by the sum of one random 64-bit number per site, twice over.
     """
-    key = np.zeros((len(channels.reasons), 4), dtype=np.int64)
+    first = np.zeros(len(channels.reasons), dtype=np.int64)
+    second = first.copy()
     random = np.random.default_rng(0).integers(-(2**62), 2**62, size=(len(sites), 2))
-    for (_, ids), numbers in zip(sites.items(), random, strict=True):
+    for (_, ids), (one, other) in zip(sites.items(), random, strict=True):
         members = ids[ids >= 0]
-        key[members, :2] += numbers  # a repeated index is added once, as a set wants it
-    key[:, 2] = channels.reasons
-    key[:, 3] = channels.inexact
-    return key
+        first[members] += one  # a repeated index is added once, as a set wants it
+        second[members] += other
+    counted = channels.inexact.astype(np.int64)
+    return np.stack([first, second, channels.reasons, counted], axis=1)
 
 
 def _members(inverse: IntArray, number: int) -> list[IntArray]:
@@ -247,6 +251,6 @@ def _attributes(
 ) -> tuple[SizeAttribute, ...]:
     return tuple(
         attribute
-        for path, module in model.named_modules()
+        for module, path in first_paths(model).items()
         for attribute in module_attributes(path, module, sites, findings, channels.of)
     )

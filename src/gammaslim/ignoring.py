@@ -9,7 +9,7 @@ from torch import nn
 
 from gammaslim.errors import TraceError
 from gammaslim.graph import Site
-from gammaslim.modules import named_tensors
+from gammaslim.modules import first_paths, named_tensors
 
 
 def ignored_sites(model: nn.Module, ignore: Iterable[nn.Module | str | Site]) -> set[Site]:
@@ -20,10 +20,12 @@ def ignored_sites(model: nn.Module, ignore: Iterable[nn.Module | str | Site]) ->
     """
     if isinstance(ignore, str | nn.Module):
         ignore = (ignore,)
-    tensors = named_tensors(model)
-    names = {module: name for name, module in model.named_modules(remove_duplicate=True)}
+    entries = list(ignore)
+    if not entries:
+        return set()
+    tensors, names = named_tensors(model), first_paths(model)
     found: set[Site] = set()
-    for entry in ignore:
+    for entry in entries:
         if isinstance(entry, nn.Module):
             pattern = names.get(entry)
         else:

@@ -107,6 +107,7 @@ class LabelStore:
     def __init__(self) -> None:
         """An empty store."""
         self.count = 0
+        self.pairs: set[tuple[int, int]] = set()
         self.lefts: list[IntArray] = []
         self.rights: list[IntArray] = []
         self.frozen: list[tuple[IntArray, int]] = []
@@ -122,7 +123,9 @@ class LabelStore:
 
     def couple(self, left: IntArray, right: IntArray) -> None:
         """Unite pairs of labels; both arrays hold labels only, no fixed codes."""
-        if left is not right and len(left):
+        pair = (id(left), id(right))  # both are kept, so their ids stay good
+        if left is not right and len(left) and pair not in self.pairs:
+            self.pairs.add(pair)
             self.lefts.append(left)
             self.rights.append(right)
 

@@ -31,15 +31,14 @@ class FunctionMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call with its arguments on record."""
-        args, kwargs = tuple(map(_plain, args)), {k: _plain(v) for k, v in (kwargs or {}).items()}
-        recorder = self._recorder
-        name = getattr(func, "__name__", "")
+        recorder, name = self._recorder, getattr(func, "__name__", "")
         if name == "__get__" or func is Tensor.size:
-            result = func(*args, **kwargs)
+            result = func(*args, **(kwargs or {}))
             if func not in SHAPE_GETTERS:
                 return result
-            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else None)
             return recorder.tagged(args[0], result, dim)
+        args, kwargs = tuple(map(_plain, args)), {k: _plain(v) for k, v in (kwargs or {}).items()}
         outer, recorder.call = recorder.call, PythonCall(func, args, kwargs)
         try:
             if func in FUNCTION_RULES:
@@ -69,7 +68,8 @@ class FakeMemo:
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the operator, made up from memory where it is known."""
         if func.is_view or func._schema.is_mutable or not func._schema.returns:  # noqa: SLF001
-            return func(*args, **kwargs)
+            in_place = torch.Tag.pointwise in func.tags and func.overloadpacket.__name__[-1] == "_"
+            return args[0] if in_place else func(*args, **kwargs)  # it keeps its shape
         try:
             key = (func, _signature(args), _signature(tuple(kwargs.items())))
             known = self._seen.get(key)

@@ -37,7 +37,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         raise TraceError(f"A torch.nn.Module is needed; found {type(model).__name__}.")
     while (inner := _inner(model)) is not None:
         model = inner
-    for name, module in model.named_modules():
+    for name, module in every_path(model):
         if name and _inner(module) is not None:
             raise TraceError(
                 f"The submodule {name!r} is wrapped in {type(module).__name__}. Wrap the whole "
@@ -59,11 +59,40 @@ def _inner(module: nn.Module) -> nn.Module | None:
     return None
 
 
+def every_path(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module with its dotted path, a shared one under each of its paths.
+
+    The order is that of ``named_modules``, which is many times slower on deep networks.
+    """
+    found: list[tuple[str, nn.Module]] = []
+
+    def visit(path: str, module: nn.Module) -> None:
+        found.append((path, module))
+        for name, child in module._modules.items():  # noqa: SLF001
+            if child is not None:
+                visit(f"{path}.{name}" if path else name, child)
+
+    visit("", model)
+    return found
+
+
+def first_paths(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module with the first of its dotted paths."""
+    paths: dict[nn.Module, str] = {}
+    for path, module in every_path(model):
+        paths.setdefault(module, path)
+    return paths
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name, a shared one under each of its names."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
-    return tensors
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for path, module in every_path(model):
+        prefix = f"{path}." if path else ""
+        for own, found in ((module._parameters, parameters), (module._buffers, buffers)):  # noqa: SLF001
+            found.update({prefix + name: t for name, t in own.items() if t is not None})
+    return {**parameters, **buffers}
 
 
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -103,7 +132,7 @@ def training_mode(model: nn.Module, *, training: bool | ModeFlag) -> Generator[N
 
     Flags are set directly: a network may override ``train()``.
     """
-    flags = [(module.__dict__, module.training) for module in model.modules()]
+    flags = [(module.__dict__, module.training) for module in first_paths(model)]
     try:
         for attributes, _ in flags:
             attributes["training"] = training
@@ -131,7 +160,7 @@ def preserved_random_state() -> Generator[None]:
 @contextlib.contextmanager
 def preserved_attributes(model: nn.Module) -> Generator[None]:
     """Put back every module's attributes: a forward may store counters, caches, activations."""
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    before = [(module, dict(module.__dict__)) for module in first_paths(model)]
     inner = [module.__dict__[kind] for module, _ in before for kind in ("_parameters", "_buffers")]
     held = [dict(tensors) for tensors in inner]
     try:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gammaslim.calling import describe
 from gammaslim.errors import PlanError, TraceError, VerificationError
 from gammaslim.graph import BoolArray, ChannelGraph, Cost
-from gammaslim.modules import check_fresh, unwrap
+from gammaslim.modules import check_fresh, named_tensors, unwrap
 from gammaslim.plan import Plan
 from gammaslim.select import changed_attributes
 from gammaslim.surgery import apply_plan, check_optimizer, masked_state
@@ -85,7 +85,7 @@ def prune(
     if optimizer is not None:
         check_optimizer(model, plan, optimizer)
     before, after = graph.cost(), graph.cost_of(keep)
-    meta = any(parameter.is_meta for parameter in model.parameters())
+    meta = any(tensor.is_meta for tensor in named_tensors(model).values())
     if meta or not verify:
         apply_plan(model, plan, optimizer)
         why = "weights are on the meta device" if meta else "verify=False"

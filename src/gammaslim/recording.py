@@ -39,13 +39,14 @@ _NOT_THE_USER = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Op:
     """One ATen call: its overload, its arguments by name, and its outputs."""
 
     func: Any
     arguments: Mapping[str, Any]
     outputs: tuple[Tensor, ...]
+    inputs: list[Tensor]
 
     def __getitem__(self, name: str) -> Any:
         """The argument ``name``."""
@@ -67,7 +68,7 @@ class Op:
 
     def tensors(self) -> list[Tensor]:
         """All tensor arguments, lists of tensors flattened."""
-        return list(tensors_in(self.arguments.values()))
+        return self.inputs
 
 
 Rule = Callable[["Recorder", Op], None]
@@ -93,7 +94,7 @@ class Recorder:
         self._rules = rules
         self._tensor_labels = tensor_labels
         self._names: dict[int, str] = {}
-        self._calls: Counter[str] = Counter()
+        self._calls: Counter[Any] = Counter()
         self._module_calls: Counter[str] = Counter()
         self._inherited = 0
         self._operator = ""
@@ -259,11 +260,11 @@ class Recorder:
         if func.namespace == "prim":
             return
         outputs = tuple(tensors_in((result,)))
-        op = Op(func, arguments, outputs)
-        inputs = op.tensors()
+        inputs = list(tensors_in(arguments.values()))
+        op = Op(func, arguments, outputs, inputs)
         named = [name for t in inputs if (name := self._names.get(id(t))) is not None]
         self.findings.reached.update(named)
-        self._calls[str(func)] += 1
+        self._calls[func] += 1
         labels = [self.labels(t) for t in inputs]
         self._inherited = next((found.reason for found in labels if found.reason), 0)
         self._operator = op.name
@@ -284,7 +285,7 @@ class Recorder:
         inputs, self._recounted = self._recounted, None
         if self.measuring and inputs is not None:
             outputs = tuple(self.dims(t) for t in op.outputs)
-            call = self._calls[str(op.func)] - 1
+            call = self._calls[op.func] - 1
             self.findings.recounts.append(RawRecount(str(op.func), call, inputs, outputs))
 
     def enter_module(self, name: str, module: nn.Module) -> None:

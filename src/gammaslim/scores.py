@@ -12,7 +12,7 @@ from torch import nn
 
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
 from gammaslim.graph import ChannelGraph, IntArray
-from gammaslim.modules import unwrap
+from gammaslim.modules import named_tensors, unwrap
 
 FloatArray = NDArray[np.float64]
 Reduce = Literal["mean", "max", "l2"]
@@ -63,11 +63,11 @@ def scale_parameters(
     Raises:
         StaleGraphError: one is missing or has another shape.
     """
-    present = dict(unwrap(model).named_parameters(remove_duplicate=False))
+    present = named_tensors(unwrap(model))
     found: list[nn.Parameter] = []
     for name in names:
         parameter = present.get(name)
-        if parameter is None:
+        if not isinstance(parameter, nn.Parameter):
             raise StaleGraphError(
                 f"The graph has a scale {name!r}, which the network does not have (any more). "
                 "Pass the network that was traced, or trace this one."

@@ -127,7 +127,7 @@ Given = int | Size | None
 """How the code gave a size: a constant, a followed size, or ``None`` (derived by the library)."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PythonCall:
     """The torch function that the network's code is calling, with its own arguments."""
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gammaslim.errors import OptimizerError
 from gammaslim.graph import IntArray, Site
-from gammaslim.modules import named_aliases, named_tensors
+from gammaslim.modules import first_paths, named_aliases, named_tensors
 from gammaslim.plan import AttributeValue, Plan
 
 PLAN_ATTRIBUTE = "_gammaslim_plan"
@@ -143,7 +143,7 @@ def _by_owner(plan: Plan) -> dict[str, Plan]:
 def remembered_plan(model: nn.Module) -> Plan:
     """The plan of everything that was cut from ``model`` and its parts since they were built."""
     whole = Plan({}, {})
-    for path, module in model.named_modules():
+    for module, path in first_paths(model).items():
         plan = module.__dict__.get(PLAN_ATTRIBUTE)
         if plan is not None:
             whole = whole.then(_prefixed(plan, f"{path}." if path else ""))

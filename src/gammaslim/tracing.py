@@ -28,6 +28,7 @@ from gammaslim.modes import DispatchMode, FakeMemo, FunctionMode
 from gammaslim.modules import (
     ModeFlag,
     fake_copy,
+    first_paths,
     named_aliases,
     named_tensors,
     preserved_attributes,
@@ -73,7 +74,7 @@ def trace(
     owned = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     findings = Findings()
     labels = {name: _fresh_labels(findings, tensor) for name, tensor in owned.items()}
-    session = _Session(model, example_inputs, owned, labels, findings)
+    session = _Session(model, example_inputs, owned, labels, findings, bool(aliases))
     notes = _run_both_modes(session)
     for failure in dict.fromkeys(findings.notes):
         warnings.warn(failure, GammaslimWarning, stacklevel=2)
@@ -83,7 +84,7 @@ def trace(
             "there is no scale to slim by. gammaslim needs BatchNorm1d, 2d or 3d with affine=True."
         )
     said = (*notes, *dict.fromkeys(findings.notes))
-    subject = Subject(model, aliases, ignored, exact, said, example_inputs)
+    subject = Subject(model, tensors, aliases, ignored, exact, said, example_inputs)
     return assemble(findings, labels, subject)
 
 
@@ -96,6 +97,7 @@ class _Session:
     tensors: dict[str, Tensor]
     labels: dict[str, TensorLabels]
     findings: Findings
+    tied: bool
 
     @cached_property
     def fake_mode(self) -> FakeTensorMode:
@@ -221,7 +223,7 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         _name_tensors(recorder, state, (args, kwargs))
         memo = session.memo if mode else None
         with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder, memo):
-            output = functional_call(session.model, state, args, kwargs)
+            output = functional_call(session.model, state, args, kwargs, tie_weights=session.tied)
         for tensor in output_tensors(output):
             for own in recorder.dims(tensor):
                 recorder.freeze(own, "network output")
@@ -246,7 +248,7 @@ def _name_tensors(recorder: Recorder, state: dict[str, Tensor], inputs: Any) -> 
 @contextlib.contextmanager
 def _module_hooks(model: nn.Module, recorder: Recorder) -> Generator[None]:
     """Tell the recorder which module is running; global hooks leave the model untouched."""
-    names = {module: name for name, module in model.named_modules()}
+    names = first_paths(model)
 
     def enter(module: nn.Module, _: Any) -> None:
         if module in names:

@@ -23,6 +23,7 @@ from gammaslim.graph import BoolArray, ChannelGraph, IntArray, Recount, kept_mas
 from gammaslim.modules import (
     SEED,
     fake_copy,
+    first_paths,
     named_aliases,
     named_tensors,
     preserved_attributes,
@@ -200,8 +201,9 @@ def _run(
     keep_output: Any,
 ) -> Evidence:
     seen: dict[tuple[str, int], Tensor] = {}
-    aliases = named_aliases(named_tensors(model))
-    buffers = {n: b.clone() for n, b in model.named_buffers() if n not in aliases}
+    tensors = named_tensors(model)
+    owned = tensors.keys() - named_aliases(tensors).keys()
+    buffers = {n: tensors[n].clone() for n in owned if not isinstance(tensors[n], nn.Parameter)}
     args, kwargs = call_arguments(model, inputs)
     with (
         preserved_random_state(),
@@ -253,7 +255,7 @@ def _full_precision() -> Generator[None]:
 def _leaf_outputs(
     model: nn.Module, seen: dict[tuple[str, int], Tensor], keep_output: Any
 ) -> Generator[None]:
-    names = {m: n for n, m in model.named_modules() if next(m.children(), None) is None}
+    names = {m: n for m, n in first_paths(model).items() if next(m.children(), None) is None}
     calls: Counter[str] = Counter()
 
     def record(module: nn.Module, _: Any, output: Any) -> None:
