@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import random
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,19 +160,29 @@ def preserved_random_state() -> Generator[None]:
 
 @contextlib.contextmanager
 def preserved_attributes(model: nn.Module) -> Generator[None]:
-    """Put back every module's attributes: a forward may store counters, caches, activations."""
-    before = [(module, dict(module.__dict__)) for module in first_paths(model)]
-    inner = [module.__dict__[kind] for module, _ in before for kind in ("_parameters", "_buffers")]
-    held = [dict(tensors) for tensors in inner]
+    """Put back every module's attributes: a forward may store counters, caches, activations.
+
+    Dicts, lists and sets get their contents back too; what lies deeper is not looked at.
+    """
+    before = [(module.__dict__, dict(module.__dict__)) for module in first_paths(model)]
+    containers = [
+        (value, value.copy() if value else ())
+        for _, attributes in before
+        for value in attributes.values()
+        if isinstance(value, dict | list | set)
+    ]
     try:
         yield
     finally:
-        for module, attributes in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for tensors, contents in zip(inner, held, strict=True):
-            tensors.clear()
-            tensors.update(contents)
+        for present, contents in [*before, *containers]:
+            if present or contents:
+                _refill(present, contents)
+
+
+def _refill(present: Any, contents: Any) -> None:
+    """Give a dict, list or set its contents back, as the same object."""
+    present.clear()
+    (present.extend if isinstance(present, list) else present.update)(contents)
 
 
 def check_fresh(model: nn.Module, graph: ChannelGraph) -> None:

@@ -300,7 +300,8 @@ class Recorder:
             if channels is not None:
                 self.findings.norms[name] = channels
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and isinstance(output, Tensor):
-            self.findings.normalized[name] = self.dims(output)[-len(module.normalized_shape) :]
+            last = self.dims(output)[-len(module.normalized_shape) :]
+            self.findings.normalized.setdefault(name, last)
         if self.measuring and isinstance(output, Tensor) and next(module.children(), None) is None:
             call = self._module_calls[name]
             self._module_calls[name] += 1

@@ -48,10 +48,11 @@ def trace(
 ) -> ChannelGraph:
     """Find which slices of all tensors of ``model`` live and die together.
 
-    The network runs once in evaluation and once in training mode on fake tensors, which cost
-    neither arithmetic nor memory.  Every index of every parameter dimension carries a label;
-    operators rearrange labels or unite them; what is one class in the end is one channel
-    (DepGraph, arXiv 2301.12900, states the problem; the solution here needs no module types).
+    The network runs on fake tensors, which cost neither arithmetic nor memory: in evaluation mode,
+    and in training mode too where its own code asks for the mode (auxiliary heads, dropped paths).
+    Every index of every parameter dimension carries a label; operators rearrange labels or unite
+    them; what is one class in the end is one channel (DepGraph, arXiv 2301.12900, states the
+    problem; the solution here needs no module types).
 
     Args:
         model: any ``nn.Module`` with BatchNorm; wrappers (DDP, ``torch.compile``) are taken off.

@@ -579,3 +579,39 @@ def test_dropout_that_stays_on_is_compared_without():
     model = nn.Sequential(cbr(3, 8), Always(), cbr(8, 6), Head(6))
     graph = gs.trace(model, image())
     assert gs.prune(model, graph, half(graph)).drift < 1e-4
+
+
+def test_contents_of_attributes_are_put_back():
+    """A cache that a forward fills, empty or not, holds what it held, in the same object."""
+
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cache, self.seen, self.shapes = {}, [0], set()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.cache["last"] = x
+            self.seen.append(x)
+            self.shapes.add(x.shape)
+            return x
+
+    model = nn.Sequential(cbr(3, 8), Caching(), cbr(8, 6), Head(6))
+    kept = (model[1].cache, model[1].seen, model[1].shapes)
+    graph = gs.trace(model, image())
+    gs.prune(model, graph, half(graph))
+    assert (model[1].cache, model[1].seen, model[1].shapes) == ({}, [0], set())
+    assert model[1].cache is kept[0]
+    assert model[1].seen is kept[1]
+
+
+def test_layer_norm_module_that_permutes_around_itself():
+    """Its ``normalized_shape`` follows the dimension that it normalises, not its output's last."""
+
+    class ChannelsFirst(nn.LayerNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    model = nn.Sequential(cbr(3, 8), ChannelsFirst(8), cbr(8, 6), Head(6))
+    graph = gs.trace(model, image())
+    assert gs.prune(model, graph, half(graph)).drift < 1e-4
+    assert model[1].normalized_shape == (len(model[1].weight),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from gammaslim.labels import LabelArray, Partition
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.pointwise import broadcast
@@ -53,7 +55,10 @@ def layer_norm(recorder: Recorder, op: Op) -> None:
     x, weight, bias = op["input"], op.get("weight"), op.get("bias")
     affine = [t for t in (weight, bias) if t is not None]
     dims = broadcast(recorder, [x, *affine], tuple(x.shape))
-    inner = [d for d in dims[x.ndim - len(op["normalized_shape"]) :] if d is not None]
+    normalized = dims[x.ndim - len(op["normalized_shape"]) :]
+    if isinstance(recorder.module, nn.LayerNorm | nn.RMSNorm):
+        recorder.findings.normalized[recorder.module_name] = normalized
+    inner = [d for d in normalized if d is not None]
     recorder.give(op.out, dims, zero=None not in (weight, bias))
     for labels in inner:
         recorder.depends_on_count(labels)
