@@ -24,6 +24,10 @@ CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001  # pyright: ignore[reportP
 NORM_BASE = nn.modules.batchnorm._NormBase  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 """Base class of all BatchNorm and InstanceNorm modules."""
 
+_CONTAINERS = (dict, list, set)
+_UNTOUCHED = set(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules"}
+"""Attributes that every module has and no forward fills: hooks and the like."""
+
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -168,8 +172,8 @@ def preserved_attributes(model: nn.Module) -> Generator[None]:
     containers = [
         (value, value.copy() if value else ())
         for _, attributes in before
-        for value in attributes.values()
-        if isinstance(value, dict | list | set)
+        for name, value in attributes.items()
+        if name not in _UNTOUCHED and isinstance(value, _CONTAINERS)
     ]
     try:
         yield
