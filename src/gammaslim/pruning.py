@@ -152,8 +152,8 @@ def _verdict(
     except Exception as error:  # noqa: BLE001 - any failure of the cut network's forward
         text = f"its forward fails with {type(error).__name__}: {error}"
         return Verdict(float("inf"), "forward", 0, text)
-    trainable = not any(note.startswith("Training mode") for note in graph.notes)
-    if verdict.holds and trainable:
+    untraced = any(note.startswith("Training mode") for note in graph.notes)
+    if verdict.holds and not graph.alike_in_training and not untraced:
         error = training_failure(model, graph)
         if error is not None:
             text = f"its training-mode forward fails with {type(error).__name__}: {error}"

@@ -195,7 +195,9 @@ def masked_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     for name, cuts in cuts_by_tensor(plan).items():
         masked = tensors[name].detach().clone()
         for dim, kept in cuts.items():
-            gone = np.setdiff1d(np.arange(masked.shape[dim]), kept)
-            masked.index_fill_(dim, torch.from_numpy(gone).to(masked.device), 0)
+            gone = np.ones(masked.shape[dim], dtype=np.bool_)
+            gone[kept] = False
+            index = torch.from_numpy(np.flatnonzero(gone)).to(masked.device)
+            masked.index_fill_(dim, index, 0)
         state[aliases.get(name, name)] = masked
     return state

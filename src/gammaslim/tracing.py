@@ -76,7 +76,7 @@ def trace(
     findings = Findings()
     labels = {name: _fresh_labels(findings, tensor) for name, tensor in owned.items()}
     session = _Session(model, example_inputs, owned, labels, findings, bool(aliases))
-    notes = _run_both_modes(session)
+    notes, alike = _run_both_modes(session)
     for failure in dict.fromkeys(findings.notes):
         warnings.warn(failure, GammaslimWarning, stacklevel=2)
     if not findings.scales:
@@ -85,7 +85,7 @@ def trace(
             "there is no scale to slim by. gammaslim needs BatchNorm1d, 2d or 3d with affine=True."
         )
     said = (*notes, *dict.fromkeys(findings.notes))
-    subject = Subject(model, tensors, aliases, ignored, exact, said, example_inputs)
+    subject = Subject(model, tensors, aliases, ignored, exact, said, alike, example_inputs)
     return assemble(findings, labels, subject)
 
 
@@ -121,17 +121,18 @@ def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
     return TensorLabels(dims, zero=True)
 
 
-def _run_both_modes(session: _Session) -> tuple[str, ...]:
+def _run_both_modes(session: _Session) -> tuple[tuple[str, ...], bool]:
     """Run in evaluation and in training mode; what cannot run is noted or raised.
 
-    Training mode is left out where only PyTorch's own modules asked for the mode.
+    Training mode is left out where only PyTorch's own modules asked for the mode; that is the
+    second result.
     """
     flag = ModeFlag()
     notes: list[str] = []
     try:
         notes += _run(session, _attempts(session, flag))
         if not flag.asked:
-            return tuple(notes)
+            return tuple(notes), True
     except _RejectedError as error:
         raise _rejected(session, error.cause, "evaluation") from error.cause
     try:
@@ -141,7 +142,7 @@ def _run_both_modes(session: _Session) -> tuple[str, ...]:
         note = f"Training mode could not be traced, so only evaluation mode is safe: {why}"
         warnings.warn(note, GammaslimWarning, stacklevel=3)
         notes.append(note)
-    return tuple(dict.fromkeys(notes))
+    return tuple(dict.fromkeys(notes)), False
 
 
 @dataclass(frozen=True)

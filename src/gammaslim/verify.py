@@ -57,11 +57,23 @@ class Verdict:
         return not self.blamed
 
 
+Key = tuple[str, int]
+"""Which output: a leaf module's path, or :data:`OUTPUT`, and the number of the call."""
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """Outputs of one run, by (module path, call): leaf modules' and the network's own."""
+    """Outputs of one run, in the order of the run: leaf modules' and the network's own."""
 
-    seen: Mapping[tuple[str, int], Tensor]
+    seen: Mapping[Key, Tensor]
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """How one output of the cut network differs from what was expected of it."""
+
+    drift: float
+    text: str
 
 
 def reference(
@@ -81,17 +93,18 @@ def reference(
     mode = _Recounting(recounts, keep) if recounts else contextlib.nullcontext()
     dims = {(w.module, w.call): w.dims for w in graph.witnesses}
 
-    def shrink(key: tuple[str, int], output: Tensor) -> Tensor:
-        return _gathered(output, dims.get(key, ()), keep).detach().clone()
+    def shrink(key: Key, output: Tensor) -> Tensor:
+        kept = _gathered(output, dims.get(key, ()), keep)
+        return _clone(output) if kept is output else kept
 
     inputs = map_tensors(graph.example_inputs, lambda t: _nudged(_informative(t), nudge))
     state = {name: _nudged(tensor, nudge) for name, tensor in masked.items()}
-    return _run(model, inputs, state, mode, shrink)
+    return Evidence(_run(model, inputs, state, mode, shrink))
 
 
 def rounding(
     model: nn.Module, graph: ChannelGraph, keep: BoolArray, masked: Mapping[str, Tensor]
-) -> dict[tuple[str, int], float]:
+) -> dict[Key, float]:
     """How far rounding alone moves each compared output of the masked network.
 
     Where outputs cancel (a mean after InstanceNorm) they are nothing but rounding noise, and no
@@ -110,31 +123,38 @@ def compare(
     model: nn.Module,
     graph: ChannelGraph,
     expected: Evidence,
-    noise: Mapping[tuple[str, int], float] | None = None,
+    noise: Mapping[Key, float] | None = None,
 ) -> Verdict:
     """Run the cut network and compare every leaf module's and the network's output.
 
     ``noise`` is what :func:`rounding` measured; ten times that is allowed where it is more than
     the tolerance of the type.
     """
+
+    def look(key: Key, have: Tensor) -> _Difference | None:
+        return _difference(expected.seen[key], have) if key in expected.seen else None
+
     inputs = map_tensors(graph.example_inputs, _informative)
-    found = _run(model, inputs, {}, contextlib.nullcontext(), lambda _, out: _clone(out))
+    found = _run(model, inputs, {}, contextlib.nullcontext(), look)
+    missing = _Difference(float("inf"), "is not there any more")
     largest, blamed, message = 0.0, "", ""
     for key, want in expected.seen.items():
-        have = found.seen.get(key)
+        difference = found.get(key) or missing
         tolerance = TOLERANCES.get(want.dtype, 1e-4)
         allowed = max(tolerance, 10 * (noise or {}).get(key, 0.0))
-        if have is None or have.shape != want.shape:
-            shape = "nothing" if have is None else list(have.shape)
-            drift, text = float("inf"), f"has shape {list(want.shape)} masked, {shape} pruned"
-        else:
-            drift = drift_between(want, have)
-            text = f"differs by {drift:.1e} of its scale"
-        if not drift <= allowed and not blamed:
-            blamed, message = key[0], f"the output of {key[0]!r} (call {key[1]}) {text}"
-        if drift > allowed or allowed == tolerance:  # what is only noise has no drift to report
-            largest = max(largest, drift)
+        if not difference.drift <= allowed and not blamed:
+            blamed, message = key[0], f"the output of {key[0]!r} (call {key[1]}) {difference.text}"
+        if difference.drift > allowed or allowed == tolerance:
+            largest = max(largest, difference.drift)  # what is only noise has no drift to report
     return Verdict(largest, blamed, len(expected.seen), message)
+
+
+def _difference(want: Tensor, have: Tensor) -> _Difference:
+    if have.shape != want.shape:
+        text = f"has shape {list(want.shape)} masked, {list(have.shape)} pruned"
+        return _Difference(float("inf"), text)
+    drift = drift_between(want, have)
+    return _Difference(drift, f"differs by {drift:.1e} of its scale")
 
 
 def drift_between(want: Tensor, have: Tensor) -> float:
@@ -143,11 +163,17 @@ def drift_between(want: Tensor, have: Tensor) -> float:
         return 0.0
     if not want.is_floating_point():
         return 0.0 if torch.equal(want, have) else float("inf")
-    difference = (want.double() - have.double()).abs().max().item()
-    scale = want.double().abs().max().item()
+    if want.dtype.itemsize < torch.float32.itemsize:
+        want, have = want.float(), have.float()
+    difference, scale = _largest(want - have), _largest(want)
     if not (np.isfinite(difference) and np.isfinite(scale)):
         return float("inf")
     return difference / scale if scale > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def _largest(tensor: Tensor) -> float:
+    low, high = torch.aminmax(tensor)  # either is NaN if anything is
+    return float(torch.maximum(-low, high))
 
 
 def training_failure(model: nn.Module, graph: ChannelGraph) -> Exception | None:
@@ -198,9 +224,10 @@ def _run(
     inputs: Any,
     state: Mapping[str, Tensor],
     mode: Any,
-    keep_output: Any,
-) -> Evidence:
-    seen: dict[tuple[str, int], Tensor] = {}
+    look: Callable[[Key, Tensor], Any],
+) -> dict[Key, Any]:
+    """Run in evaluation mode; what ``look`` makes of every output, as soon as it is there."""
+    seen: dict[Key, Any] = {}
     tensors = named_tensors(model)
     owned = tensors.keys() - named_aliases(tensors).keys()
     buffers = {n: tensors[n].clone() for n in owned if not isinstance(tensors[n], nn.Parameter)}
@@ -209,7 +236,7 @@ def _run(
         preserved_random_state(),
         training_mode(model, training=False),
         preserved_attributes(model),
-        _leaf_outputs(model, seen, keep_output),
+        _leaf_outputs(model, seen, look),
         _full_precision(),
         torch.no_grad(),
         mode,
@@ -217,8 +244,8 @@ def _run(
     ):
         output = functional_call(model, {**buffers, **state}, args, kwargs)
     for index, tensor in enumerate(output_tensors(output)):
-        seen[(OUTPUT, index)] = tensor.detach().clone()
-    return Evidence(seen)
+        seen[(OUTPUT, index)] = look((OUTPUT, index), tensor.detach())
+    return seen
 
 
 def _informative(tensor: Tensor) -> Tensor:
@@ -253,7 +280,7 @@ def _full_precision() -> Generator[None]:
 
 @contextlib.contextmanager
 def _leaf_outputs(
-    model: nn.Module, seen: dict[tuple[str, int], Tensor], keep_output: Any
+    model: nn.Module, seen: dict[Key, Any], look: Callable[[Key, Tensor], Any]
 ) -> Generator[None]:
     names = {m: n for m, n in first_paths(model).items() if next(m.children(), None) is None}
     calls: Counter[str] = Counter()
@@ -262,7 +289,7 @@ def _leaf_outputs(
         if module in names and isinstance(output, Tensor):
             key = (names[module], calls[names[module]])
             calls[names[module]] += 1
-            seen[key] = keep_output(key, output)
+            seen[key] = look(key, output.detach())
 
     handle = register_module_forward_hook(record)
     try:
@@ -292,7 +319,7 @@ def _scattered(tensor: Tensor, dims: Sequence[IntArray | None], keep: BoolArray)
 class _Recounting(TorchDispatchMode):
     """Runs operators that depend on the number of channels over the surviving ones only."""
 
-    def __init__(self, recounts: Mapping[tuple[str, int], Recount], keep: BoolArray) -> None:
+    def __init__(self, recounts: Mapping[Key, Recount], keep: BoolArray) -> None:
         super().__init__()
         self._recounts, self._keep = recounts, keep
         self._calls: Counter[str] = Counter()

@@ -615,3 +615,16 @@ def test_layer_norm_module_that_permutes_around_itself():
     graph = gs.trace(model, image())
     assert gs.prune(model, graph, half(graph)).drift < 1e-4
     assert model[1].normalized_shape == (len(model[1].weight),)
+
+
+def test_training_mode_is_traced_only_where_it_is_asked_for():
+    """PyTorch's own modules keep their shapes in both modes; the network's own code may not."""
+
+    class Asks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if self.training else x
+
+    plain = nn.Sequential(cbr(3, 8), nn.Dropout2d(0.2), nn.Dropout(0.2), cbr(8, 6), Head(6))
+    assert gs.trace(plain, image()).alike_in_training
+    asking = nn.Sequential(cbr(3, 8), Asks(), cbr(8, 6), Head(6))
+    assert not gs.trace(asking, image()).alike_in_training
