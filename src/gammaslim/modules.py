@@ -121,14 +121,25 @@ class ModeFlag(int):
 
     asked = False
 
-    def __bool__(self) -> bool:
-        """False; PyTorch's own modules may ask without being noted: they keep their shapes."""
+    def _noted(self) -> None:
+        """PyTorch's own modules may ask without being noted: they keep their shapes."""
         caller = inspect.currentframe()
         while caller is not None and caller.f_globals.get("__name__") == __name__:
             caller = caller.f_back
         if caller is None or not caller.f_globals.get("__name__", "").startswith("torch."):
             self.asked = True
+
+    def __bool__(self) -> bool:
+        """False, as in evaluation mode."""
+        self._noted()
         return False
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to False."""
+        self._noted()
+        return int.__eq__(self, other) is True
+
+    __hash__ = int.__hash__
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+import gammaslim as gs
 from tests.rules.helper import (
     FREE,
     INTO,
@@ -235,3 +236,32 @@ def test_flattened_blocks_survive_a_cut(kept):
 def test_toy_itself():
     """The frame of all these tests adds nothing of its own."""
     assert passes(checked(Toy(nn.Identity()), image()))
+
+
+def test_fixed_dimension_sized_by_channels_keeps_them():
+    """Pixels laid out in as many rows as there are channels: the channels must stay as many."""
+    graph = toy(lambda x: x + x.sum(1).view(len(x), x.shape[1], 1, 4).mean())
+    assert FREE not in reasons(graph, INTO)
+
+
+def test_view_as_asks_for_the_size_of_its_example():
+    """Two maps of one shape, of which the second is laid out as the first: they go together."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.norm, self.head = nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            other = self.second(x).flatten(2).view_as(self.first(x))
+            return self.head(self.norm(other))
+
+    graph = gs.trace(Twice(), image())
+    assert FREE not in reasons(graph, ("second.weight", 0))
+
+
+def test_two_channel_dimensions_that_merge_freeze():
+    """Also where as many dimensions come out as went in."""
+    graph = toy(lambda x: x + (x.flatten(2) @ x.flatten(2).mT).view(len(x), 2, 8).mean())
+    assert FREE not in reasons(graph, INTO)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gammaslim.findings import Dims
 from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray
 from gammaslim.recording import Op, Recorder
@@ -50,27 +51,43 @@ def view(recorder: Recorder, op: Op) -> None:
     given = _given(recorder, list(op["size"]))
     dims: list[LabelArray] = [None] * len(after)
     for block in blocks(before, after) if op.out.numel() else ():
-        owners = [d for d in block.inputs if labels.dims[d] is not None]
-        if not owners or (owned := labels.dims[owners[0]]) is None:
-            continue
-        if len(owners) > 1 and len(block.inputs) != len(block.outputs):
-            for owner in owners:
-                recorder.freeze(labels.dims[owner], "two channel dimensions are merged")
-            continue
-        if [before[d] for d in block.inputs] == [after[d] for d in block.outputs]:
-            for source, target in zip(block.inputs, block.outputs, strict=True):
-                dims[target] = _followed(recorder, labels.dims[source], given[target])
-            continue
-        spread = _spread(owned, before, block, owners[0])
-        shape = [after[d] for d in block.outputs]
-        found = _placed(recorder, spread.reshape(shape), [given[d] for d in block.outputs])
+        sizes = [given[d] for d in block.outputs]
+        found = _through(recorder, block, labels.dims, before, after, sizes)
         for target, own in zip(block.outputs, found, strict=True):
             dims[target] = own
+    for own, size in zip(dims, given, strict=True):
+        if own is None and isinstance(size, Size):
+            recorder.freeze(size.terms.labels, "the code computes a fixed dimension from its size")
     recorder.give(op.out, dims, zero=labels.zero)
+
+
+def _through(
+    recorder: Recorder,
+    block: Block,
+    dims: Dims,
+    before: Sequence[int],
+    after: Sequence[int],
+    given: list[Given],
+) -> list[LabelArray]:
+    """Labels of a block's output dimensions."""
+    ins, outs = [before[d] for d in block.inputs], [after[d] for d in block.outputs]
+    if ins == outs:
+        pairs = zip(block.inputs, given, strict=True)
+        return [_followed(recorder, dims[source], size) for source, size in pairs]
+    owners = [(d, labels) for d in block.inputs if (labels := dims[d]) is not None]
+    if len(owners) != 1:
+        for _, labels in owners:
+            recorder.freeze(labels, "two channel dimensions are merged")
+        return [None] * len(outs)
+    spread = _spread(owners[0][1], before, block, owners[0][0])
+    return _placed(recorder, spread.reshape(outs), given)
 
 
 def _given(recorder: Recorder, sizes: list[int]) -> list[Given]:
     call = recorder.call
+    if call.name in ("view_as", "reshape_as"):
+        example = call.args[1]
+        return list(recorder.tagged(example, example.shape, None))
     if call.name == "unflatten":
         inner = call.integers()[1:]
         start = int(call.integers()[0]) % (len(sizes) - len(inner) + 1)
@@ -114,9 +131,6 @@ def _placed(recorder: Recorder, grid: IntArray, given: list[Given]) -> list[Labe
     labels = np.moveaxis(grid, axis, -1).reshape(-1, grid.shape[axis])[0].copy()
     recorder.follow(labels, given[axis])
     dims[axis] = labels
-    for other, size in enumerate(given):
-        if other != axis and isinstance(size, Size) and size.terms.parts:
-            recorder.freeze(size.terms.labels, "the code computes a fixed dimension from its size")
     return dims
 
 
