@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 import random
 from collections.abc import Generator
 from typing import Any
@@ -171,6 +172,18 @@ def preserved_random_state() -> Generator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def quiet_fake_tensors() -> Generator[None]:
+    """Keep torch from logging a stack trace for every failed try: the error itself is enough."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

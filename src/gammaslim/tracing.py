@@ -33,6 +33,7 @@ from gammaslim.modules import (
     named_tensors,
     preserved_attributes,
     preserved_random_state,
+    quiet_fake_tensors,
     training_mode,
     unwrap,
 )
@@ -215,6 +216,7 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         preserved_attributes(session.model),
         training_mode(session.model, training=attempt.training),
         _module_hooks(session.model, recorder),
+        quiet_fake_tensors(),
         torch.no_grad(),
         warnings.catch_warnings(),
     ):

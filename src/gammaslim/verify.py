@@ -28,6 +28,7 @@ from gammaslim.modules import (
     named_tensors,
     preserved_attributes,
     preserved_random_state,
+    quiet_fake_tensors,
     training_mode,
 )
 
@@ -207,6 +208,7 @@ def _training_error(
         preserved_random_state(),
         training_mode(model, training=True),
         preserved_attributes(model),
+        quiet_fake_tensors(),
         torch.no_grad(),
     ):
         state = {n: copied(t) for n, t in tensors.items() if n not in aliases}

@@ -453,3 +453,11 @@ def test_one_tree():
     names = [n for n in gs.__all__ if n.endswith("Error") and n != "GammaslimError"]
     for name in names:
         assert getattr(gs, name).__bases__ == (gs.GammaslimError,)
+
+
+def test_a_failed_try_logs_nothing(caplog):
+    """The error is in the exception; torch's own log of every fake operator that failed is not."""
+    model = nn.Sequential(cbr(3, 8), nn.AvgPool2d(99), Head(8))
+    with pytest.raises(gs.TraceError):
+        gs.trace(model, image())
+    assert not caplog.records
