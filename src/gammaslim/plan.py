@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -114,11 +115,11 @@ def _from_record(record: dict[str, Any]) -> Plan:
     kept: dict[Site, IntArray] = {}
     sizes: dict[Site, int] = {}
     for entry in record["sites"]:
-        site = (str(entry["tensor"]), int(entry["dim"]))
-        kept[site] = np.array(entry["kept"], dtype=np.int64)
-        sizes[site] = int(entry["size"])
+        site = (str(entry["tensor"]), index(entry["dim"]))
+        kept[site] = np.array([index(value) for value in entry["kept"]], dtype=np.int64)
+        sizes[site] = index(entry["size"])
     attributes: dict[str, AttributeValue] = {
-        str(name): tuple(int(v) for v in value) if isinstance(value, list) else int(value)
+        str(name): tuple(index(v) for v in value) if isinstance(value, list) else index(value)
         for name, value in record["attributes"].items()
     }
     return Plan(kept, sizes, attributes)

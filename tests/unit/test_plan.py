@@ -139,5 +139,12 @@ def test_damaged_indices_are_refused():
     with pytest.raises(PlanError, match="must be a sorted 1-D array"):
         Plan.from_json(json.dumps(record))
     record["sites"][0]["kept"] = ["x"]
-    with pytest.raises(PlanError, match="damaged: ValueError"):
+    with pytest.raises(PlanError, match="damaged: TypeError"):
         Plan.from_json(json.dumps(record))
+
+
+def test_indices_that_are_no_integers_are_damage():
+    """A float is not rounded to some other channel."""
+    text = Plan({("w", 0): np.array([0, 1])}, {("w", 0): 3}).to_json()
+    with pytest.raises(PlanError, match="damaged"):
+        Plan.from_json(text.replace("[0,1]", "[0.7,1.9]"))
