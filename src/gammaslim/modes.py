@@ -6,7 +6,7 @@ A ``TorchFunctionMode`` sees the calls of the network's Python, with the sizes a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,17 +53,26 @@ class FunctionMode(TorchFunctionMode):
             recorder.call = outer
 
 
+MOST_REMEMBERED = 50_000
+"""Operators remembered before all are forgotten: some ten megabytes."""
+
+
 class FakeMemo:
     """Remembers the shape of what an operator returned, in front of the much slower fake kernels.
 
-    Networks repeat themselves, and run in two modes; an operator on fake tensors depends on nothing
-    but shapes, strides, types and plain arguments.  Views and in-place operators always run.
+    Networks repeat themselves, run in two modes and are traced again after a cut; an operator on
+    fake tensors depends on nothing but shapes, strides, types and plain arguments.  So there is one
+    memory for all networks, as PyTorch's own fake kernels have one.  Views and in-place operators
+    always run.
     """
+
+    _seen: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, mode: FakeTensorMode) -> None:
         """For tensors of this fake mode."""
         self._mode = mode
-        self._seen: dict[Any, Any] = {}
+        if len(self._seen) > MOST_REMEMBERED:
+            self._seen.clear()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the operator, made up from memory where it is known."""
@@ -71,7 +80,8 @@ class FakeMemo:
             in_place = torch.Tag.pointwise in func.tags and func.overloadpacket.__name__[-1] == "_"
             return args[0] if in_place else func(*args, **kwargs)  # it keeps its shape
         try:
-            key = (func, _signature(args), _signature(tuple(kwargs.items())))
+            plain = _signature(tuple(kwargs.items()))
+            key = (func, _signature(args), plain, torch.get_default_dtype())
             known = self._seen.get(key)
         except (TypeError, _UnhashableError):
             return func(*args, **kwargs)
