@@ -179,52 +179,15 @@ def _integers(values: Any) -> Iterator[int]:
 
 NO_CALL = PythonCall(None)
 
-FOLLOWS_SIZES = frozenset(
-    [
-        "view",
-        "reshape",
-        "expand",
-        "unflatten",
-        "flatten",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "tensor_split",
-        "narrow",
-        "__getitem__",
-        "__setitem__",
-        "new_zeros",
-        "new_ones",
-        "new_empty",
-        "zeros",
-        "ones",
-        "empty",
-        "rand",
-        "randn",
-        "repeat",
-        "tile",
-        "permute",
-        "transpose",
-        "movedim",
-        "unsqueeze",
-        "squeeze",
-        "interpolate",
-        "layer_norm",
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "size",
-        "dim",
-        "adaptive_avg_pool1d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "pad",
-        "batch_norm",
-    ]
-)
+FOLLOWS_SIZES = frozenset([
+    "__getitem__", "__setitem__", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "batch_norm", "chunk", "conv1d", "conv2d", "conv3d",
+    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "dim", "empty", "expand",
+    "flatten", "interpolate", "layer_norm", "movedim", "narrow", "new_empty", "new_ones",
+    "new_zeros", "ones", "pad", "permute", "rand", "randn", "repeat", "reshape", "size", "split",
+    "split_with_sizes", "squeeze", "tensor_split", "tile", "transpose", "unflatten", "unsqueeze",
+    "view", "zeros",
+])  # fmt: skip
 """Torch functions in which a followed size is a size; anywhere else it is arithmetic."""
 
 COUNTS = frozenset(["numel", "nelement", "__len__"])

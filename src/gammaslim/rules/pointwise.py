@@ -11,44 +11,12 @@ from gammaslim.labels import LabelArray
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.registry import rule
 
-ZERO_TO_ZERO = frozenset(
-    [
-        "relu",
-        "silu",
-        "gelu",
-        "tanh",
-        "hardswish",
-        "leaky_relu",
-        "elu",
-        "celu",
-        "selu",
-        "mish",
-        "softsign",
-        "abs",
-        "neg",
-        "sqrt",
-        "sin",
-        "asin",
-        "sinh",
-        "tan",
-        "atan",
-        "erf",
-        "sign",
-        "clone",
-        "square",
-        "expm1",
-        "log1p",
-        "relu6",
-        "_prelu_kernel",
-        "softshrink",
-        "hardshrink",
-        "nan_to_num",
-        "round",
-        "floor",
-        "ceil",
-        "trunc",
-    ]
-)
+ZERO_TO_ZERO = frozenset([
+    "relu", "silu", "gelu", "tanh", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish",
+    "softsign", "abs", "neg", "sqrt", "sin", "asin", "sinh", "tan", "atan", "erf", "sign", "clone",
+    "square", "expm1", "log1p", "relu6", "_prelu_kernel", "softshrink", "hardshrink",
+    "nan_to_num", "round", "floor", "ceil", "trunc",
+])  # fmt: skip
 """Functions of one tensor with f(0) = 0."""
 
 SUMS = frozenset(["add", "sub", "rsub", "lerp", "maximum", "minimum"])
@@ -64,8 +32,8 @@ QUOTIENTS = frozenset(["div", "true_divide", "floor_divide", "fmod", "remainder"
 @rule(
     "add", "hardswish", "masked_fill", "floor_divide", "_prelu_kernel", "rrelu_with_noise",
     "copy", "fill", "true_divide", "normal", "uniform", "bernoulli", "random", "threshold",
-    "log_sigmoid_forward", "where", "rrelu", "fused_dropout", "native_dropout", "zero",
-    "exponential", "log_normal", "masked_scatter",
+    "log_sigmoid_forward", "where", "rrelu", "native_dropout", "zero",
+    "exponential", "log_normal",
 )  # fmt: skip
 def pointwise(recorder: Recorder, op: Op) -> None:
     """Unite what meets index by index; broadcasting over a size-1 dimension couples nothing."""
@@ -140,7 +108,7 @@ def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
 
 @rule(
     "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "positive",
-    "view_as_real_copy", "_conj", "resolve_conj", "resolve_neg", "real", "to",
+    "_conj", "resolve_conj", "resolve_neg", "to",
 )  # fmt: skip
 def identity(recorder: Recorder, op: Op) -> None:
     """The same tensor under another name, type or memory layout."""
@@ -150,7 +118,6 @@ def identity(recorder: Recorder, op: Op) -> None:
 
 @rule(
     "zeros_like", "empty_like", "ones_like", "full_like", "rand_like", "randn_like",
-    "bernoulli.p",
 )  # fmt: skip
 def like(recorder: Recorder, op: Op) -> None:
     """A new tensor of the same size: it follows the same labels."""
