@@ -68,7 +68,7 @@ class Subject:
     ignored: set[Site]
     exact: bool
     notes: tuple[str, ...]
-    alike_in_training: bool
+    traced_in_training: bool
     example_inputs: Any
 
 
@@ -112,7 +112,7 @@ def assemble(
             for r in findings.recounts
         ),
         notes=subject.notes,
-        alike_in_training=subject.alike_in_training,
+        traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
     )
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,6 +39,16 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: map_tensors(item, function) for key, item in value.items()}
     return value
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy without history."""
+    return tensor.detach().clone()
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """A batch laid down twice: BatchNorm refuses a single value per channel in training."""
+    return torch.cat([tensor, tensor]) if tensor.ndim else tensor
 
 
 def output_tensors(value: Any) -> Iterator[Tensor]:

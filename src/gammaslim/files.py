@@ -16,7 +16,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from gammaslim.errors import FileFormatError, PlanError
-from gammaslim.modules import named_aliases, named_tensors, unwrap
+from gammaslim.modules import named_aliases, named_tensors, on_meta, unwrap
 from gammaslim.plan import Plan
 from gammaslim.surgery import apply_plan, cuts_by_tensor, remembered_plan
 
@@ -82,7 +82,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         state = dict(contents.tensors)
         for alias, owner in named_aliases(_state(inner)).items():
             state.setdefault(alias, state[owner])
-        inner.load_state_dict(state, strict=True, assign=_on_meta(inner))
+        inner.load_state_dict(state, strict=True, assign=on_meta(named_tensors(inner)))
     except BaseException:
         undo()
         raise
@@ -198,10 +198,6 @@ def _stored(model: nn.Module) -> dict[str, Tensor]:
         for name, tensor in state.items()
         if name not in aliases
     }
-
-
-def _on_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in named_tensors(model).values())
 
 
 def _digest(tensors: Mapping[str, Tensor], plan: str) -> str:

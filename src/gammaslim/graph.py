@@ -153,8 +153,8 @@ class ChannelGraph:
     ``shapes`` are those of every parameter and buffer when the network was traced; ``aliases``
     maps a second name of a shared tensor to its first.  Per channel, ``prunable`` says whether it
     may go and ``exact`` whether no operator depends on how many such channels there are.
-    ``alike_in_training``: the network's own code never asked for the mode, so that it runs the same
-    operators in both.
+    ``traced_in_training``: training mode was traced by itself, because the network's own code asks
+    for the mode and it could be run there.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -172,7 +172,7 @@ class ChannelGraph:
     witnesses: tuple[Witness, ...] = ()
     recounts: tuple[Recount, ...] = ()
     notes: tuple[str, ...] = ()
-    alike_in_training: bool = False
+    traced_in_training: bool = True
     example_inputs: Any = field(default=None, repr=False)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 import random
 from collections.abc import Generator
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from gammaslim.errors import StaleGraphError, TraceError
 from gammaslim.graph import ChannelGraph
@@ -101,6 +99,11 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**parameters, **buffers}
 
 
+def on_meta(tensors: dict[str, Tensor]) -> bool:
+    """Whether any of these has no memory, so that nothing can be computed with it."""
+    return any(tensor.is_meta for tensor in tensors.values())
+
+
 def tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter and buffer by name."""
     return {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
@@ -175,18 +178,6 @@ def preserved_random_state() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def quiet_fake_tensors() -> Generator[None]:
-    """Keep torch from logging a stack trace for every failed try: the error itself is enough."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def preserved_attributes(model: nn.Module) -> Generator[None]:
     """Put back every module's attributes: a forward may store counters, caches, activations.
 
@@ -227,13 +218,3 @@ def check_fresh(model: nn.Module, graph: ChannelGraph) -> None:
                 f"{name!r} had shape {traced} when the graph was traced and has {present} now. "
                 "Trace the network again after every cut, and use each graph with its own network."
             )
-
-
-def fake_copy(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
-    """``tensor`` without its memory: shape, strides, type and device only."""
-    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
-    if not plain or tensor.is_meta or tensor.is_conj() or tensor.is_neg():
-        return mode.from_tensor(tensor)
-    shape, strides, dtype = tensor.shape, tensor.stride(), tensor.dtype
-    empty = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-    return FakeTensor(mode, empty, tensor.device)

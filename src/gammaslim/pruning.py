@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from gammaslim.calling import describe
 from gammaslim.errors import PlanError, TraceError, VerificationError
 from gammaslim.graph import BoolArray, ChannelGraph, Cost
-from gammaslim.modules import check_fresh, named_tensors, unwrap
+from gammaslim.modules import check_fresh, named_tensors, on_meta, unwrap
 from gammaslim.plan import Plan
 from gammaslim.select import changed_attributes
 from gammaslim.surgery import apply_plan, check_optimizer, masked_state
@@ -85,7 +85,7 @@ def prune(
     if optimizer is not None:
         check_optimizer(model, plan, optimizer)
     before, after = graph.cost(), graph.cost_of(keep)
-    meta = any(tensor.is_meta for tensor in named_tensors(model).values())
+    meta = on_meta(named_tensors(model))
     if meta or not verify:
         apply_plan(model, plan, optimizer)
         why = "weights are on the meta device" if meta else "verify=False"
@@ -152,8 +152,7 @@ def _verdict(
     except Exception as error:  # noqa: BLE001 - any failure of the cut network's forward
         text = f"its forward fails with {type(error).__name__}: {error}"
         return Verdict(float("inf"), "forward", 0, text)
-    untraced = any(note.startswith("Training mode") for note in graph.notes)
-    if verdict.holds and not graph.alike_in_training and not untraced:
+    if verdict.holds and graph.traced_in_training:
         error = training_failure(model, graph)
         if error is not None:
             text = f"its training-mode forward fails with {type(error).__name__}: {error}"

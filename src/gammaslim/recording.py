@@ -29,6 +29,7 @@ from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
 
 _ATTRIBUTE = "_gammaslim_labels"
 _ONE = Fraction(1)
+_LOST = "its size enters arithmetic that cannot be followed"
 _NOT_THE_USER = (
     "torch.",
     "contextlib",
@@ -41,7 +42,7 @@ _NOT_THE_USER = (
 
 @dataclass(slots=True)
 class Op:
-    """One ATen call: its overload, its arguments by name, and its outputs."""
+    """One ATen call: its overload, its arguments by name, its outputs and all tensor arguments."""
 
     func: Any
     arguments: Mapping[str, Any]
@@ -65,10 +66,6 @@ class Op:
     def out(self) -> Tensor:
         """The first output."""
         return self.outputs[0]
-
-    def tensors(self) -> list[Tensor]:
-        """All tensor arguments, lists of tensors flattened."""
-        return self.inputs
 
 
 Rule = Callable[["Recorder", Op], None]
@@ -152,7 +149,7 @@ class Recorder:
 
     def freeze_all(self, op: Op, text: str) -> None:
         """None of the labels on any argument may go; the outputs are fixed for that reason."""
-        frozen = [d for t in op.tensors() for d in self.dims(t) if d is not None]
+        frozen = [d for t in op.inputs for d in self.dims(t) if d is not None]
         reason = self.reason(text) if frozen else self._inherited
         for labels in frozen:
             self.store.freeze(labels, reason)
@@ -216,12 +213,12 @@ class Recorder:
         return Size(value, terms, self._escaped)
 
     def _escaped(self, terms: Terms) -> None:
-        self.freeze(terms.labels, "its size enters arithmetic that cannot be followed")
+        self.freeze(terms.labels, _LOST)
 
     def count_escapes(self, tensor: Tensor, *, first_only: bool) -> None:
         """The code asks how many elements a tensor has, in a way that cannot be followed."""
         for labels in self.dims(tensor)[: 1 if first_only else None]:
-            self.freeze(labels, "its size enters arithmetic that cannot be followed")
+            self.freeze(labels, _LOST)
 
     def size_labels(self, given: Given, length: int) -> LabelArray:
         """Labels for a new dimension whose length the code gave as ``given``."""

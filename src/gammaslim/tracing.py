@@ -19,21 +19,28 @@ from torch.nn.modules.module import (
 )
 
 from gammaslim.assembly import Subject, assemble
-from gammaslim.calling import call_arguments, describe, map_tensors, output_tensors
+from gammaslim.calling import (
+    call_arguments,
+    copied,
+    describe,
+    doubled,
+    map_tensors,
+    output_tensors,
+)
 from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
+from gammaslim.fakes import FakeMemo, fake_copy, quiet_fake_tensors
 from gammaslim.findings import Findings, Reason, TensorLabels
 from gammaslim.graph import ChannelGraph, Site
 from gammaslim.ignoring import ignored_sites
-from gammaslim.modes import DispatchMode, FakeMemo, FunctionMode
+from gammaslim.modes import DispatchMode, FunctionMode
 from gammaslim.modules import (
     ModeFlag,
-    fake_copy,
     first_paths,
     named_aliases,
     named_tensors,
+    on_meta,
     preserved_attributes,
     preserved_random_state,
-    quiet_fake_tensors,
     training_mode,
     unwrap,
 )
@@ -77,7 +84,7 @@ def trace(
     findings = Findings()
     labels = {name: _fresh_labels(findings, tensor) for name, tensor in owned.items()}
     session = _Session(model, example_inputs, owned, labels, findings, bool(aliases))
-    notes, alike = _run_both_modes(session)
+    notes, in_training = _run_both_modes(session)
     for failure in dict.fromkeys(findings.notes):
         warnings.warn(failure, GammaslimWarning, stacklevel=2)
     if not findings.scales:
@@ -86,7 +93,7 @@ def trace(
             "there is no scale to slim by. gammaslim needs BatchNorm1d, 2d or 3d with affine=True."
         )
     said = (*notes, *dict.fromkeys(findings.notes))
-    subject = Subject(model, tensors, aliases, ignored, exact, said, alike, example_inputs)
+    subject = Subject(model, tensors, aliases, ignored, exact, said, in_training, example_inputs)
     return assemble(findings, labels, subject)
 
 
@@ -125,25 +132,23 @@ def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
 def _run_both_modes(session: _Session) -> tuple[tuple[str, ...], bool]:
     """Run in evaluation and in training mode; what cannot run is noted or raised.
 
-    Training mode is left out where only PyTorch's own modules asked for the mode; that is the
-    second result.
+    Training mode is left out where only PyTorch's own modules asked for the mode.  The second
+    result is whether it was traced by itself.
     """
     flag = ModeFlag()
-    notes: list[str] = []
     try:
-        notes += _run(session, _attempts(session, flag))
-        if not flag.asked:
-            return tuple(notes), True
+        run = _run(session, _attempts(session, flag))
     except _RejectedError as error:
         raise _rejected(session, error.cause, "evaluation") from error.cause
+    if run.training is flag and not flag.asked:
+        return run.notes, False
     try:
-        notes += _run(session, _attempts(session, training=True))
+        return (*run.notes, *_run(session, _attempts(session, training=True)).notes), True
     except _RejectedError as error:
         why = _rejected(session, error.cause, "training")
         note = f"Training mode could not be traced, so only evaluation mode is safe: {why}"
         warnings.warn(note, GammaslimWarning, stacklevel=3)
-        notes.append(note)
-    return tuple(dict.fromkeys(notes)), False
+        return (*run.notes, note), False
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,12 @@ class _Attempt:
     example: Any
     training: bool | ModeFlag
     fake: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of it, if it was this one that ran through."""
+        mode = "training" if int(self.training) else "evaluation"
+        return () if self.fake else (f"Traced on real tensors in {mode} mode.",)
 
 
 class _RejectedError(Exception):
@@ -169,18 +180,16 @@ def _attempts(
     """The ways to run, in the order in which to try them."""
     examples = [session.example]
     if training:  # BatchNorm refuses a single value per channel, as after global pooling
-        examples.append(map_tensors(session.example, _doubled))
+        examples.append(map_tensors(session.example, doubled))
     if flag is not None:
         yield _Attempt(session.example, flag, fake=True)
-        flag.asked = True  # what follows does not watch
-    meta = any(tensor.is_meta for tensor in session.tensors.values())
-    for fake in (True,) if meta else (True, False):
+    for fake in (True,) if on_meta(session.tensors) else (True, False):
         for example in examples:
             yield _Attempt(example, training, fake)
 
 
-def _run(session: _Session, attempts: Iterable[_Attempt]) -> tuple[str, ...]:
-    """One labelled run: on fake tensors, or on real ones where the network needs values."""
+def _run(session: _Session, attempts: Iterable[_Attempt]) -> _Attempt:
+    """One labelled run: the first attempt that goes through, on fake tensors if possible."""
     errors: list[tuple[bool, Exception]] = []
     before = session.findings.snapshot()
     for attempt in attempts:
@@ -189,14 +198,9 @@ def _run(session: _Session, attempts: Iterable[_Attempt]) -> tuple[str, ...]:
         except Exception as error:  # noqa: BLE001 - any failure of the user's own code
             session.findings.restore(before)
             errors.append((attempt.fake, error))
-            continue
-        mode = "training" if int(attempt.training) else "evaluation"
-        return () if attempt.fake else (f"Traced on real tensors in {mode} mode.",)
+        else:
+            return attempt
     raise _RejectedError(min(errors, key=lambda pair: pair[0])[1])  # the first on real tensors
-
-
-def _doubled(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor, tensor]) if tensor.ndim else tensor
 
 
 def _rejected(session: _Session, error: Exception, mode: str) -> TraceError:
@@ -221,9 +225,9 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        copied = partial(fake_copy, mode) if mode else _clone
-        state = session.fakes if mode else {n: _clone(t) for n, t in session.tensors.items()}
-        args, kwargs = map_tensors(call_arguments(session.model, attempt.example), copied)
+        copy = partial(fake_copy, mode) if mode else copied
+        state = session.fakes if mode else {n: copied(t) for n, t in session.tensors.items()}
+        args, kwargs = map_tensors(call_arguments(session.model, attempt.example), copy)
         _name_tensors(recorder, state, (args, kwargs))
         memo = session.memo if mode else None
         with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder, memo):
@@ -231,10 +235,6 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         for tensor in output_tensors(output):
             for own in recorder.dims(tensor):
                 recorder.freeze(own, "network output")
-
-
-def _clone(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
 
 
 def _name_tensors(recorder: Recorder, state: dict[str, Tensor], inputs: Any) -> None:

@@ -18,17 +18,16 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gammaslim.calling import call_arguments, map_tensors, output_tensors
+from gammaslim.calling import call_arguments, copied, doubled, map_tensors, output_tensors
+from gammaslim.fakes import fake_copy, quiet_fake_tensors
 from gammaslim.graph import BoolArray, ChannelGraph, IntArray, Recount, kept_mask
 from gammaslim.modules import (
     SEED,
-    fake_copy,
     first_paths,
     named_aliases,
     named_tensors,
     preserved_attributes,
     preserved_random_state,
-    quiet_fake_tensors,
     training_mode,
 )
 
@@ -96,7 +95,7 @@ def reference(
 
     def shrink(key: Key, output: Tensor) -> Tensor:
         kept = _gathered(output, dims.get(key, ()), keep)
-        return _clone(output) if kept is output else kept
+        return copied(output) if kept is output else kept
 
     inputs = map_tensors(graph.example_inputs, lambda t: _nudged(_informative(t), nudge))
     state = {name: _nudged(tensor, nudge) for name, tensor in masked.items()}
@@ -184,23 +183,19 @@ def training_failure(model: nn.Module, graph: ChannelGraph) -> Exception | None:
     batch of one is doubled where BatchNorm refuses it.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    doubled = map_tensors(graph.example_inputs, lambda t: torch.cat([t, t]) if t.ndim else t)
+    twice = map_tensors(graph.example_inputs, doubled)
     errors: list[Exception] = []
-    for mode, copied in ((fake, partial(fake_copy, fake)), (contextlib.nullcontext(), _clone)):
-        for example in (graph.example_inputs, doubled):
-            error = _training_error(model, example, mode, copied)
+    for mode, copy in ((fake, partial(fake_copy, fake)), (contextlib.nullcontext(), copied)):
+        for example in (graph.example_inputs, twice):
+            error = _training_error(model, example, mode, copy)
             if error is None:
                 return None
             errors.append(error)
     return errors[0]
 
 
-def _clone(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone()
-
-
 def _training_error(
-    model: nn.Module, example: Any, mode: Any, copied: Callable[[Tensor], Tensor]
+    model: nn.Module, example: Any, mode: Any, copy: Callable[[Tensor], Tensor]
 ) -> Exception | None:
     tensors = named_tensors(model)
     aliases = named_aliases(tensors)
@@ -211,8 +206,8 @@ def _training_error(
         quiet_fake_tensors(),
         torch.no_grad(),
     ):
-        state = {n: copied(t) for n, t in tensors.items() if n not in aliases}
-        args, kwargs = map_tensors(call_arguments(model, example), copied)
+        state = {n: copy(t) for n, t in tensors.items() if n not in aliases}
+        args, kwargs = map_tensors(call_arguments(model, example), copy)
         try:
             with mode:
                 functional_call(model, state, args, kwargs)
@@ -254,7 +249,7 @@ def _informative(tensor: Tensor) -> Tensor:
     """Noise in place of a constant example such as zeros, which would prove little."""
     varied = bool((tensor != tensor.flatten()[:1]).any()) if tensor.numel() else True
     if varied or not tensor.is_floating_point():
-        return tensor.detach().clone()
+        return copied(tensor)
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(SEED))
     return noise.to(tensor)
 

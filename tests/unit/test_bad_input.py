@@ -406,7 +406,7 @@ def unversioned(record: dict[str, Any]) -> dict[str, Any]:
 def test_interruption_restores(monkeypatch, where, error):
     """Wherever it comes, the network is as it was; what is no failure of the cut passes on."""
     model, graph = traced()
-    graph = dataclasses.replace(graph, alike_in_training=False)  # so that training is tried
+    graph = dataclasses.replace(graph, traced_in_training=True)  # so that training is tried
     optimizer = trained(model)
     plan = plan_for(model, graph)
     before = unversioned(copy.deepcopy(state_of(model, optimizer)))

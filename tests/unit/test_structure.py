@@ -16,7 +16,7 @@ LAYERS = (
     {"errors"},
     {"graph", "plan"},
     {"labels"},
-    {"modules", "calling", "sizes", "findings"},
+    {"modules", "calling", "fakes", "sizes", "findings"},
     {"recording"},
     {"rules", "modes", "module_sizes", "ignoring"},
     {"assembly"},

@@ -625,6 +625,6 @@ def test_training_mode_is_traced_only_where_it_is_asked_for():
             return x + 1 if self.training else x
 
     plain = nn.Sequential(cbr(3, 8), nn.Dropout2d(0.2), nn.Dropout(0.2), cbr(8, 6), Head(6))
-    assert gs.trace(plain, image()).alike_in_training
+    assert not gs.trace(plain, image()).traced_in_training
     asking = nn.Sequential(cbr(3, 8), Asks(), cbr(8, 6), Head(6))
-    assert not gs.trace(asking, image()).alike_in_training
+    assert gs.trace(asking, image()).traced_in_training

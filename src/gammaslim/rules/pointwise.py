@@ -37,7 +37,7 @@ QUOTIENTS = frozenset(["div", "true_divide", "floor_divide", "fmod", "remainder"
 )  # fmt: skip
 def pointwise(recorder: Recorder, op: Op) -> None:
     """Unite what meets index by index; broadcasting over a size-1 dimension couples nothing."""
-    tensors = op.tensors()
+    tensors = op.inputs
     shape = tuple(op.out.shape)
     dims = broadcast(recorder, tensors, shape)
     name = op.func.overloadpacket.__name__.rstrip("_")
@@ -112,7 +112,7 @@ def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
 )  # fmt: skip
 def identity(recorder: Recorder, op: Op) -> None:
     """The same tensor under another name, type or memory layout."""
-    source = recorder.labels(op.tensors()[0])
+    source = recorder.labels(op.inputs[0])
     recorder.give(op.out, source.dims, zero=source.zero, reason=source.reason)
 
 

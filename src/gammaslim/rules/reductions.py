@@ -21,8 +21,8 @@ SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])
 )  # fmt: skip
 def reduction(recorder: Recorder, op: Op) -> None:
     """Channels along a reduced dimension count; all others pass."""
-    x = op.tensors()[0]
-    if len(op.tensors()) > 1:  # max(a, b) of two tensors is pointwise
+    x = op.inputs[0]
+    if len(op.inputs) > 1:  # max(a, b) of two tensors is pointwise
         from gammaslim.rules.pointwise import pointwise
 
         pointwise(recorder, op)
@@ -67,15 +67,15 @@ def _dimensions(dim: int | Sequence[int] | None, ndim: int) -> set[int]:
 )  # fmt: skip
 def spatial(recorder: Recorder, op: Op) -> None:
     """Acts on the trailing spatial dimensions, each channel by itself."""
-    x = op.tensors()[0]
+    x = op.inputs[0]
     match = re.search(r"([123])d", op.name)
     count = int(match.group(1)) if match else 2
     labels = recorder.labels(x)
     lead, trailing = labels.dims[: x.ndim - count], labels.dims[x.ndim - count :]
     for own in trailing:
         recorder.freeze(own, "channels run along a spatial dimension")
-    if len(op.tensors()) > 1:
-        for other in op.tensors()[1:]:
+    if len(op.inputs) > 1:
+        for other in op.inputs[1:]:
             for own in recorder.dims(other):
                 recorder.freeze(own, "channels run along a sampling grid")
     for out in op.outputs:

@@ -18,7 +18,7 @@ EVENLY = 2
 
 
 def _pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
-    recorder.give(op.out, dims, zero=recorder.labels(op.tensors()[0]).zero)
+    recorder.give(op.out, dims, zero=recorder.labels(op.inputs[0]).zero)
 
 
 @rule("permute")

@@ -127,7 +127,7 @@ def product(recorder: Recorder, op: Op) -> None:
 
 
 def _operands(op: Op) -> tuple[Tensor | None, Tensor, Tensor]:
-    *bias, left, right = op.tensors()
+    *bias, left, right = op.inputs
     return (bias[0] if bias else None), left, right
 
 
