@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from gammaslim.attributes import held_sizes
+from gammaslim.demands import Terms, Variable
 from gammaslim.findings import Dims, Findings, Reason, TensorLabels
 from gammaslim.graph import (
     FIXED,
@@ -40,13 +42,14 @@ class Channels:
 
     ``table`` holds each label's channel id, and ``FIXED`` once more at its end, which is where a
     fixed index looks; ``reasons`` holds, per channel, the number of the reason for which it is
-    frozen, or -1; ``texts`` are the reasons.
+    frozen, or -1; ``texts`` are the reasons; ``variables`` the modules' own numbers that follow.
     """
 
     table: IntArray
     reasons: IntArray
     inexact: BoolArray
     texts: tuple[Reason, ...]
+    variables: Mapping[Variable, Terms]
 
     def of(self, labels: IntArray) -> IntArray:
         """Channel id of every label, ``FIXED`` where an index is no channel."""
@@ -98,7 +101,7 @@ def assemble(
             Work(w.operator, w.coefficient, tuple(channels.of(a) for a in w.axes))
             for w in findings.work
         ),
-        attributes=_attributes(findings, channels, model, sites),
+        attributes=tuple(_attributes(findings, channels, model, sites)),
         witnesses=tuple(
             Witness(w.module, w.call, channels.dims(w.dims)) for w in findings.witnesses
         ),
@@ -149,7 +152,7 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
     if exact:
         reasons[(reasons < 0) & inexact] = counted
-    channels = Channels(table, reasons, inexact, texts)
+    channels = Channels(table, reasons, inexact, texts, resolved.variables)
     _keep_last(channels, labels, last)
     return channels
 
@@ -246,13 +249,13 @@ def _frozen(channels: Channels) -> Iterator[Frozen]:
 
 
 def _attributes(
-    findings: Findings,
-    channels: Channels,
-    model: nn.Module,
-    sites: Mapping[Site, IntArray],
-) -> tuple[SizeAttribute, ...]:
-    return tuple(
-        attribute
-        for module, path in first_paths(model).items()
-        for attribute in module_attributes(path, module, sites, findings, channels.of)
-    )
+    findings: Findings, channels: Channels, model: nn.Module, sites: Mapping[Site, IntArray]
+) -> Iterator[SizeAttribute]:
+    """The numbers of PyTorch's modules, then those of the user's own that the code uses."""
+    known: set[str] = set()
+    for module, path in first_paths(model).items():
+        for attribute in module_attributes(path, module, sites, findings, channels.of):
+            known.add(attribute.name)
+            yield attribute
+    held = held_sizes(model, channels.variables, channels.of)
+    yield from (attribute for attribute in held if attribute.name not in known)

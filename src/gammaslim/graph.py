@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -67,22 +68,25 @@ class Work:
 
 @dataclass(frozen=True)
 class SizeAttribute:
-    """A Python number on a module that follows a size: ``value = Π_a kept(factors[a])``.
+    """A Python number on a module that follows a size: ``value = Σ share · kept(ids) + constant``.
 
-    ``name`` is the dotted path from the root module; ``position`` is the place within a tuple
-    (``normalized_shape``) or ``None`` for a plain integer.
+    ``name`` is the dotted path from the root module; ``position`` is the place within a tuple or
+    list (``normalized_shape``) or ``None`` for a plain integer.  ``terms`` holds ``(ids, share)``.
     """
 
     name: str
-    factors: tuple[IntArray, ...]
+    terms: tuple[tuple[IntArray, Fraction], ...]
+    constant: Fraction = Fraction(0)
     position: int | None = None
+
+    @classmethod
+    def counting(cls, name: str, ids: IntArray, position: int | None = None) -> SizeAttribute:
+        """The number that simply counts the channels ``ids``."""
+        return cls(name, ((ids, Fraction(1)),), position=position)
 
     def value(self, keep: BoolArray) -> int:
         """The number when only the channels in ``keep`` survive."""
-        total = 1
-        for factor in self.factors:
-            total *= kept_count(factor, keep)
-        return total
+        return int(sum((s * kept_count(ids, keep) for ids, s in self.terms), self.constant))
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ below zero for an index that can never go.  Rules only ever append to a :class:`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from gammaslim.demands import Demand, Terms, Variable, solve
 from gammaslim.graph import BoolArray, IntArray
 
 ELASTIC = np.iinfo(np.int64).min
@@ -31,39 +32,6 @@ def fixed_code(reason: int) -> int:
 def reason_number(code: int) -> int:
     """The inverse of :func:`fixed_code`; an elastic index counts as reason 0."""
     return 0 if code == ELASTIC else -1 - code
-
-
-@dataclass(frozen=True)
-class Terms:
-    """A size as a linear function of label counts: ``Σ factor · |labels|  + constant``."""
-
-    parts: tuple[tuple[IntArray, Fraction], ...]
-    constant: Fraction = Fraction(0)
-
-    def scaled(self, factor: Fraction) -> Terms:
-        """Every coefficient multiplied by ``factor``."""
-        parts = tuple((labels, share * factor) for labels, share in self.parts)
-        return Terms(parts, self.constant * factor)
-
-    def plus(self, other: Terms) -> Terms:
-        """The sum of two sizes."""
-        return Terms(self.parts + other.parts, self.constant + other.constant)
-
-    @property
-    def labels(self) -> IntArray:
-        """All labels that the size depends on."""
-        if not self.parts:
-            return np.empty(0, dtype=np.int64)
-        return np.concatenate([labels for labels, _ in self.parts])
-
-
-@dataclass(frozen=True)
-class Demand:
-    """The code computes a size: after any cut, ``target`` must have exactly that many left."""
-
-    target: IntArray
-    size: Terms
-    reason: int
 
 
 @dataclass
@@ -94,11 +62,15 @@ class Partition:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What :meth:`LabelStore.resolve` found: per label its class, per class its properties."""
+    """What :meth:`LabelStore.resolve` found: per label its class, per class its properties.
+
+    ``variables``: the modules' own numbers that follow a cut, as sizes in labels.
+    """
 
     classes: IntArray
     reasons: IntArray
     inexact: BoolArray
+    variables: Mapping[Variable, Terms]
 
 
 class LabelStore:
@@ -114,6 +86,7 @@ class LabelStore:
         self._inexact: list[IntArray] = []
         self._partitions: list[Partition] = []
         self._demands: list[Demand] = []
+        self.pinned: dict[Variable, int] = {}
 
     def fresh(self, length: int) -> IntArray:
         """New labels that nothing else carries yet."""
@@ -159,19 +132,22 @@ class LabelStore:
     def demand(self, target: IntArray, size: Terms, reason: int) -> None:
         """The number of survivors of ``target`` must always equal ``size``."""
         whole = len(size.parts) == 1 and size.parts[0][1] == 1 and size.constant == 0
-        if not (whole and np.array_equal(size.parts[0][0], target)):
+        if size.variables or not (whole and np.array_equal(size.parts[0][0], target)):
             self._demands.append(Demand(target, size, reason))
+
+    def pin(self, variable: Variable, reason: int) -> None:
+        """This number of a module must keep its value."""
+        self.pinned.setdefault(variable, reason)
 
     def resolve(self) -> Resolved:
         """Unite, settle the partitions and the demands, and number the classes from 0."""
         classes = _Classes(self)
         for partition in self._partitions:
             classes.settle(partition)
-        for demand in self._demands:
-            classes.check(demand)
+        variables = solve(self._demands, self.pinned, classes)
         for labels in self._inexact:
             classes.inexact[classes.find(labels)] = True
-        return classes.resolved()
+        return classes.resolved(variables)
 
     def _freeze_met(self, fixed: IntArray, labels: IntArray, where: BoolArray) -> None:
         for code in np.unique(fixed[where]):
@@ -210,24 +186,15 @@ class _Classes:
                 if column is not None:
                     self._reasons[self.find(column[column >= 0])] = partition.reason
 
-    def check(self, demand: Demand) -> None:
-        """Freeze the classes for which the code's size and the real one would disagree."""
-        labels = demand.target[demand.target >= 0]
-        arrays = [self.find(labels)] + [self.find(part[part >= 0]) for part, _ in demand.size.parts]
-        shares = [Fraction(-1)] + [share for _, share in demand.size.parts]
-        roots, index = np.unique(np.concatenate(arrays), return_inverse=True)
-        balance = [Fraction(0)] * len(roots)
-        start = 0
-        for array, share in zip(arrays, shares, strict=True):
-            counts = np.bincount(index[start : start + len(array)], minlength=len(roots))
-            balance = [b + share * int(n) for b, n in zip(balance, counts, strict=True)]
-            start += len(array)
-        wrong = roots[[b != 0 for b in balance]]
-        self._reasons[wrong] = np.where(
-            self._reasons[wrong] < 0, demand.reason, self._reasons[wrong]
-        )
+    def couple(self, lefts: IntArray, rights: IntArray, reason: int) -> None:
+        """Unite pairs of labels; what meets a fixed index freezes for ``reason``."""
+        self._apply(*self._joined(lefts, rights), reason)
 
-    def resolved(self) -> Resolved:
+    def freeze(self, roots: IntArray, reason: int) -> None:
+        """Freeze whole classes, unless they are already."""
+        self._reasons[roots] = np.where(self._reasons[roots] < 0, reason, self._reasons[roots])
+
+    def resolved(self, variables: Mapping[Variable, Terms]) -> Resolved:
         """Number the classes in the order in which their labels were made."""
         roots = self.find(np.arange(len(self._component)))
         first = np.unique(roots, return_index=True)
@@ -235,7 +202,7 @@ class _Classes:
         number = np.empty(len(self._parent), dtype=np.int64)
         kept = first[0][order]
         number[kept] = np.arange(len(kept))
-        return Resolved(number[roots], self._reasons[kept], self.inexact[kept])
+        return Resolved(number[roots], self._reasons[kept], self.inexact[kept], variables)
 
     def _joined(self, lefts: IntArray, rights: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
         """Class roots concerned, the part each would join, and which parts would be frozen."""

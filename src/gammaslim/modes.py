@@ -45,7 +45,7 @@ class FunctionMode(TorchFunctionMode):
                 recorder.count_escapes(args[0], first_only=name == "__len__")
             if name not in FOLLOWS_SIZES:
                 for size in recorder.call.sizes():
-                    size.escape(size.terms)
+                    recorder.escaped(size.terms)
             return func(*args, **kwargs)
         finally:
             recorder.call = outer

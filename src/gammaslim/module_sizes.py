@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import nn
 
+from gammaslim.attributes import ChannelsOf
 from gammaslim.findings import ConvSizes, Dims, Findings
 from gammaslim.graph import FIXED, IntArray, Site, SizeAttribute
 from gammaslim.modules import CONVOLUTION, NORM_BASE
 
-ChannelsOf = Callable[[IntArray], IntArray]
 Sites = Mapping[Site, IntArray]
 
 WEIGHT_SIZES: Mapping[type[nn.Module], Mapping[str, tuple[str, int]]] = {
@@ -34,7 +34,7 @@ def module_attributes(
             yield from _convolution(prefix, findings.convolutions[path], channels_of)
     elif isinstance(module, NORM_BASE):
         if path in findings.norms:
-            yield SizeAttribute(f"{prefix}num_features", (channels_of(findings.norms[path]),))
+            yield SizeAttribute.counting(f"{prefix}num_features", channels_of(findings.norms[path]))
     elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
         yield from _normalized_shape(prefix, module, findings.normalized.get(path, ()), channels_of)
     else:
@@ -47,15 +47,15 @@ def _repeated_lengths(prefix: str, module: nn.Module, sites: Sites) -> Iterator[
             for attribute, (tensor, dim) in table.items():
                 ids = sites.get((f"{prefix}{tensor}", dim))
                 if ids is not None and getattr(module, attribute) == len(ids):
-                    yield SizeAttribute(f"{prefix}{attribute}", (ids,))
+                    yield SizeAttribute.counting(f"{prefix}{attribute}", ids)
 
 
 def _convolution(prefix: str, sizes: ConvSizes, channels_of: ChannelsOf) -> Iterator[SizeAttribute]:
-    yield SizeAttribute(f"{prefix}in_channels", (channels_of(sizes.inputs),))
-    yield SizeAttribute(f"{prefix}out_channels", (channels_of(sizes.outputs),))
+    yield SizeAttribute.counting(f"{prefix}in_channels", channels_of(sizes.inputs))
+    yield SizeAttribute.counting(f"{prefix}out_channels", channels_of(sizes.outputs))
     if sizes.partition is not None and sizes.partition.goes_whole:
         ids = channels_of(np.stack([rows[:, 0] for rows in sizes.partition.rows]))
-        yield SizeAttribute(f"{prefix}groups", (ids.min(axis=0),))
+        yield SizeAttribute.counting(f"{prefix}groups", ids.min(axis=0))
 
 
 def _normalized_shape(
@@ -66,4 +66,4 @@ def _normalized_shape(
         return
     for position, (length, labels) in enumerate(zip(module.normalized_shape, dims, strict=True)):
         ids = np.full(length, FIXED, dtype=np.int64) if labels is None else channels_of(labels)
-        yield SizeAttribute(f"{prefix}normalized_shape", (ids,), position)
+        yield SizeAttribute.counting(f"{prefix}normalized_shape", ids, position)

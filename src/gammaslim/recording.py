@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gammaslim.demands import Terms, Variable
 from gammaslim.findings import (
     Dims,
     Findings,
@@ -23,7 +24,7 @@ from gammaslim.findings import (
     TensorLabels,
 )
 from gammaslim.graph import IntArray
-from gammaslim.labels import ELASTIC, LabelArray, Partition, Terms, fixed_code
+from gammaslim.labels import ELASTIC, LabelArray, Partition, fixed_code
 from gammaslim.modules import NORM_BASE
 from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
 
@@ -210,10 +211,37 @@ class Recorder:
             return int(value)
         fixed = int(np.count_nonzero(labels < 0))
         terms = Terms(((labels[labels >= 0], _ONE),), _ONE * fixed)
-        return Size(value, terms, self._escaped)
+        return Size(value, terms, self)
 
-    def _escaped(self, terms: Terms) -> None:
+    def escaped(self, terms: Terms) -> None:
+        """A size left what can be followed: nothing that it depends on may change."""
         self.freeze(terms.labels, _LOST)
+        self._pin(terms, "{} enters arithmetic that cannot be followed")
+
+    def counted_parts(self, terms: Terms) -> None:
+        """A size is a number of equal parts, of which none goes."""
+        self._pin(terms, "{} is a number of equal parts")
+
+    def equated(self, difference: Terms) -> None:
+        """The code found two sizes equal, and must always do so."""
+        nothing = np.empty(0, dtype=np.int64)
+        self.store.demand(nothing, difference, self.reason("the code compares its size"))
+
+    def is_pinned(self, variable: Variable) -> bool:
+        """Whether this number of a module is known to keep its value."""
+        return variable in self.store.pinned
+
+    def _pin(self, terms: Terms, text: str) -> None:
+        for variable, _ in terms.variables:
+            if variable not in self.store.pinned:
+                self.store.pin(variable, self.reason(text.format(variable)))
+
+    def settled(self, given: Given) -> Given:
+        """The same size where an attribute in it cannot follow a cut: a constant."""
+        if isinstance(given, Size) and given.terms.variables:
+            self._pin(given.terms, "{} is used where it cannot follow a cut")
+            return int(given) if given.attribute else given
+        return given
 
     def count_escapes(self, tensor: Tensor, *, first_only: bool) -> None:
         """The code asks how many elements a tensor has, in a way that cannot be followed."""
@@ -225,7 +253,8 @@ class Recorder:
         if not isinstance(given, Size):
             return None
         parts = given.terms.parts
-        if len(parts) == 1 and parts[0][1] == 1 and not given.terms.constant:
+        rest = given.terms.constant or given.terms.variables
+        if len(parts) == 1 and parts[0][1] == 1 and not rest:
             return parts[0][0]
         labels = self.store.fresh(length)
         self.demand(labels, given)
@@ -233,7 +262,9 @@ class Recorder:
 
     def demand(self, target: IntArray, given: Size) -> None:
         """After any cut ``target`` must have as many left as the code computes."""
-        reason = self.reason("the code computes another size than is left")
+        names = ", ".join(str(variable) for variable, _ in given.terms.variables)
+        source = f"from {names} " if names else ""
+        reason = self.reason(f"the code computes {source}another size than is left")
         fixed = int(np.count_nonzero(target < 0))
         terms = given.terms.plus(Terms((), -_ONE * fixed))
         self.store.demand(target[target >= 0], terms, reason)

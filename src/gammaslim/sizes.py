@@ -1,50 +1,79 @@
-"""Tagged integers: sizes that the network's own code reads from shapes and computes with.
+"""Tagged integers: sizes that the network's own code reads from shapes or holds in its modules.
 
 While a network is traced, ``x.shape[1]`` of a labelled tensor is a :class:`Size`, an ``int`` that
-remembers which labels it counts.  It survives ``+ - * //``, so that when it arrives at ``view`` or
+remembers which labels it counts, and so is ``self.width``, which remembers where it is held.  It
+survives ``+ - * //``, so that when it arrives at ``view`` or
 ``split`` the rule knows how the number will follow a cut.  A plain ``int`` there is a constant
 that somebody wrote down, and cannot follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gammaslim.labels import Terms
+from gammaslim.demands import Terms, Variable
 
-Escape = Callable[[Terms], None]
+
+class Watcher(Protocol):
+    """Who is told what the network's code does with a followed size."""
+
+    def escaped(self, terms: Terms) -> None:
+        """It left what can be followed: nothing that it depends on may change."""
+        ...
+
+    def counted_parts(self, terms: Terms) -> None:
+        """It is a number of equal parts, of which none goes."""
+        ...
+
+    def equated(self, difference: Terms) -> None:
+        """The code found two sizes equal, and must always do so."""
+        ...
+
+    def is_pinned(self, variable: Variable) -> bool:
+        """Whether this number of a module is known to keep its value."""
+        ...
 
 
 class Size(int):
-    """An integer that counts labelled indices, and knows which."""
+    """An integer that counts labelled indices or is held by a module, and knows which."""
 
     terms: Terms
-    escape: Escape
+    watcher: Watcher
 
-    def __new__(cls, value: int, terms: Terms, escape: Escape) -> Self:
-        """Tag ``value``; ``escape`` is told when arithmetic leaves what can be followed."""
+    def __new__(cls, value: int, terms: Terms, watcher: Watcher) -> Self:
+        """Tag ``value``; ``watcher`` is told when arithmetic leaves what can be followed."""
         size = super().__new__(cls, value)
-        size.terms, size.escape = terms, escape
+        size.terms, size.watcher = terms, watcher
         return size
 
+    @property
+    def attribute(self) -> bool:
+        """Whether it comes from numbers that modules hold, and from no tensor's shape."""
+        return not self.terms.parts
+
+    @property
+    def constant(self) -> bool:
+        """Whether it is known to keep its value, as far as the network has run."""
+        watcher = self.watcher
+        return self.attribute and all(watcher.is_pinned(v) for v, _ in self.terms.variables)
+
     def _with(self, value: int, terms: Terms) -> Size:
-        return Size(value, terms, self.escape)
+        return Size(value, terms, self.watcher)
 
     def _plus(self, other: int, sign: int) -> Size:
-        terms = other.terms if isinstance(other, Size) else Terms((), Fraction(int(other)))
-        return self._with(
-            int.__add__(self, sign * int(other)), self.terms.plus(terms.scaled(Fraction(sign)))
-        )
+        terms = self.terms.plus(_terms(other).scaled(Fraction(sign)))
+        return self._with(int.__add__(self, sign * int(other)), terms)
 
     def _lost(self) -> None:
-        self.escape(self.terms)
+        self.watcher.escaped(self.terms)
 
     def __add__(self, other: int) -> int:
         """Sum of two sizes."""
@@ -65,24 +94,40 @@ class Size(int):
         return self._with(-int(self), self.terms.scaled(Fraction(-1)))
 
     def __mul__(self, other: int) -> int:
-        """A multiple of the size; a product of two labelled sizes cannot be followed."""
+        """A multiple of the size; of two attributes the smaller counts equal parts."""
         if not _whole(other):
             self._lost()
             return NotImplemented
-        if isinstance(other, Size):
+        if not isinstance(other, Size):
+            return self._with(int(self) * other, self.terms.scaled(Fraction(other)))
+        attributes = [size for size in (self, other) if size.attribute]
+        if not attributes:
             self._lost()
             other._lost()
             return int(self) * int(other)
-        return self._with(int(self) * other, self.terms.scaled(Fraction(other)))
+        factor = min(attributes, key=lambda size: (not size.constant, int(size)))
+        self.watcher.counted_parts(factor.terms)
+        size = other if factor is self else self
+        return self._with(int(self) * int(other), size.terms.scaled(Fraction(int(factor))))
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: int) -> int:
         """A part of the size; exact only when it divides, otherwise it cannot be followed."""
+        if isinstance(other, Size) and other.attribute:
+            self.watcher.counted_parts(other.terms)
+            other = int(other)
         if _whole(other) and not isinstance(other, Size) and other > 0 and int(self) % other == 0:
             return self._with(int(self) // other, self.terms.scaled(Fraction(1, other)))
         self._lost()
+        if isinstance(other, Size):
+            other._lost()
         return int(self) // int(other)
+
+    def __rfloordiv__(self, other: int) -> int:
+        """A constant divided by a size cannot follow a cut."""
+        self._lost()
+        return other // int(self)
 
     def __mod__(self, other: int) -> int:
         """Remainder: used in checks, and taken to stay as it is."""
@@ -108,6 +153,17 @@ class Size(int):
         self._lost()
         return float(int.__int__(self))
 
+    def __eq__(self, other: object) -> bool:
+        """Equal sizes must stay equal, because the network's code may go by it."""
+        equal = int.__eq__(self, other) is True
+        if equal and isinstance(other, int) and not _asked_by_a_library():
+            self.watcher.equated(self.terms.minus(_terms(other)))
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        """The opposite of equal."""
+        return not self == other
+
     __hash__ = int.__hash__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> int:
@@ -117,6 +173,21 @@ class Size(int):
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         """Pickled as a plain integer."""
         return int, (int.__int__(self),)
+
+
+def _terms(value: int) -> Terms:
+    return value.terms if isinstance(value, Size) else Terms(constant=Fraction(int(value)))
+
+
+def _asked_by_a_library() -> bool:
+    """Whether PyTorch's or our own code compares, which goes by nothing that could change."""
+    caller = inspect.currentframe()
+    while caller is not None and caller.f_globals.get("__name__") == __name__:
+        caller = caller.f_back
+    return caller is None or caller.f_globals.get("__name__", "").startswith(_LIBRARIES)
+
+
+_LIBRARIES = ("torch.", "gammaslim.")
 
 
 def _whole(value: object) -> bool:

@@ -104,7 +104,7 @@ def _set_attribute(model: nn.Module, path: str, value: Any, undo: Undo) -> None:
     owner = model.get_submodule(owner_path)
     before = getattr(owner, attribute)
     undo.steps.append(lambda: setattr(owner, attribute, before))
-    setattr(owner, attribute, value)
+    setattr(owner, attribute, list(value) if isinstance(before, list) else value)
 
 
 def _remember(model: nn.Module, plan: Plan, undo: Undo) -> None:

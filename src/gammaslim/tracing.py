@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 )
 
 from gammaslim.assembly import Subject, assemble
+from gammaslim.attributes import tag_attributes
 from gammaslim.calling import (
     call_arguments,
     copied,
@@ -153,11 +154,15 @@ def _run_both_modes(session: _Session) -> tuple[tuple[str, ...], bool]:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One way to run the network: on which inputs, in which mode, on fake tensors or real ones."""
+    """One way to run the network: on which inputs, in which mode, on fake tensors or real ones.
+
+    ``tagged``: with a followed size in place of each integer that the network's modules hold.
+    """
 
     example: Any
     training: bool | ModeFlag
     fake: bool
+    tagged: bool = True
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -184,8 +189,9 @@ def _attempts(
     if flag is not None:
         yield _Attempt(session.example, flag, fake=True)
     for fake in (True,) if on_meta(session.tensors) else (True, False):
-        for example in examples:
-            yield _Attempt(example, training, fake)
+        for tagged in (True, False):
+            for example in examples:
+                yield _Attempt(example, training, fake, tagged)
 
 
 def _run(session: _Session, attempts: Iterable[_Attempt]) -> _Attempt:
@@ -226,6 +232,8 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     ):
         warnings.simplefilter("ignore")
         copy = partial(fake_copy, mode) if mode else copied
+        if attempt.tagged:
+            tag_attributes(session.model, recorder)
         state = session.fakes if mode else {n: copied(t) for n, t in session.tensors.items()}
         args, kwargs = map_tensors(call_arguments(session.model, attempt.example), copy)
         _name_tensors(recorder, state, (args, kwargs))

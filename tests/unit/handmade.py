@@ -111,18 +111,18 @@ def plain_graph(
         inner = COLOURS if index == 0 else widths[index - 1]
         shapes[f"{conv}.weight"] = (width, inner, KERNEL, KERNEL)
         sites[(f"{conv}.weight", 0)] = layer[index]
-        attributes.append(SizeAttribute(f"{conv}.out_channels", (layer[index],)))
+        attributes.append(SizeAttribute.counting(f"{conv}.out_channels", layer[index]))
         axes: tuple[IntArray, ...] = (layer[index],)
         if index:
             sites[(f"{conv}.weight", 1)] = layer[index - 1]
-            attributes.append(SizeAttribute(f"{conv}.in_channels", (layer[index - 1],)))
+            attributes.append(SizeAttribute.counting(f"{conv}.in_channels", layer[index - 1]))
             axes = (layer[index], layer[index - 1])
         coefficient = KERNEL**2 * pixels * (1 if index else COLOURS)
         work.append(Work("convolution", coefficient, axes))
         for tensor in ("weight", "bias", "running_mean"):
             shapes[f"{bn}.{tensor}"] = (width,)
             sites[(f"{bn}.{tensor}", 0)] = layer[index]
-        attributes.append(SizeAttribute(f"{bn}.num_features", (layer[index],)))
+        attributes.append(SizeAttribute.counting(f"{bn}.num_features", layer[index]))
     shapes["head.weight"], shapes["head.bias"] = (CLASSES, widths[-1]), (CLASSES,)
     sites[("head.weight", 1)] = layer[-1]
     work.append(Work("addmm", CLASSES, (layer[-1],)))

@@ -427,7 +427,7 @@ def test_a_cut_that_cannot_run_is_a_verification_error():
 
     class Checked(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            if x.shape[1] != 8:
+            if x.shape[1] < 8:
                 raise ValueError("eight, please")
             return x
 

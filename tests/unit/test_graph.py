@@ -1,6 +1,7 @@
 """ChannelGraph: cost, masks, coverage, and what it says of plans that do not fit."""
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -50,11 +51,19 @@ def test_work_multiplies_axes_and_counts_fixed_indices():
     assert work.macs(mask(0, 1, 0)) == 20
 
 
-def test_size_attribute_is_the_product_of_its_factors():
-    """A factor without channels is a constant."""
-    attribute = SizeAttribute("head.size", (np.array([0, 1]), np.array([FIXED] * 5)))
-    assert attribute.value(mask(1, 1)) == 10
-    assert attribute.value(mask(0, 1)) == 5
+def test_size_attribute_is_a_sum_of_counted_shares():
+    """Half of the first four indices, of which two are one channel, plus a constant."""
+    half = (np.array([0, 0, 1, 1]), Fraction(1, 2))
+    attribute = SizeAttribute("head.size", (half,), Fraction(3))
+    assert attribute.value(mask(1, 1)) == 5
+    assert attribute.value(mask(0, 1)) == 4
+
+
+def test_size_attribute_counts_indices_that_can_never_go():
+    """An index without a channel always counts."""
+    attribute = SizeAttribute.counting("head.size", np.array([0, 1, FIXED]))
+    assert attribute.value(mask(1, 1)) == 3
+    assert attribute.value(mask(0, 1)) == 2
 
 
 def test_kept_mask_without_any_channel_keeps_everything():

@@ -265,9 +265,9 @@ def test_places_of_a_tuple_attribute_are_joined():
         sites={("w", 0): ids(0, 4)},
         scales=["w"],
         attributes=[
-            SizeAttribute("norm.shape", (constant,), position=1),
-            SizeAttribute("norm.shape", (ids(0, 4),), position=0),
-            SizeAttribute("other.shape", (constant,), position=0),
+            SizeAttribute.counting("norm.shape", constant, position=1),
+            SizeAttribute.counting("norm.shape", ids(0, 4), position=0),
+            SizeAttribute.counting("other.shape", constant, position=0),
         ],
     )
     plan = make_plan(graph, np.array([1, 1, 1, 0], dtype=np.bool_))

@@ -15,9 +15,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"errors"},
     {"graph", "plan"},
-    {"labels"},
+    {"demands", "labels"},
     {"modules", "calling", "fakes", "sizes", "findings"},
-    {"recording"},
+    {"attributes", "recording"},
     {"rules", "modes", "module_sizes", "ignoring"},
     {"assembly"},
     {"tracing"},

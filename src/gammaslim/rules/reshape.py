@@ -58,6 +58,7 @@ def view(recorder: Recorder, op: Op) -> None:
     for own, size in zip(dims, given, strict=True):
         if own is None and isinstance(size, Size):
             recorder.freeze(size.terms.labels, "the code computes a fixed dimension from its size")
+            recorder.settled(size)
     recorder.give(op.out, dims, zero=labels.zero)
 
 
@@ -116,9 +117,11 @@ def _placed(recorder: Recorder, grid: IntArray, given: list[Given]) -> list[Labe
     if not varying:
         recorder.freeze(grid[(0,) * grid.ndim].reshape(1), "a single channel is spread out")
         return dims
-    flexible = [axis for axis in varying if not _constant(given[axis])]
+    flexible = _flexible(varying, given)
     if len(varying) > 1 and len(flexible) == 1:
         keep = flexible[0]
+        for axis in set(varying) - {keep}:
+            recorder.settled(given[axis])
         rows = np.moveaxis(grid, keep, -1).reshape(-1, grid.shape[keep])
         recorder.store.couple(*_columns(rows))
         recorder.store.freeze(rows.ravel()[_with_fixed(rows).ravel()], recorder.reason(_FIXED))
@@ -154,8 +157,20 @@ def _varies(grid: IntArray, axis: int) -> bool:
     return grid.shape[axis] > 1 and not bool((grid == first).all())
 
 
+def _flexible(varying: list[int], given: list[Given]) -> list[int]:
+    """The axes that may shrink: those whose size follows by itself, or else the last attribute."""
+    own = [axis for axis in varying if not _held(given[axis])]
+    attributes = [axis for axis in varying if _held(given[axis]) and not _constant(given[axis])]
+    return own or attributes[-1:]
+
+
+def _held(given: Given) -> bool:
+    """Whether a size is a number that somebody wrote down, in the code or in a module."""
+    return given is not None and (not isinstance(given, Size) or given.attribute)
+
+
 def _constant(given: Given) -> bool:
-    return given is not None and not isinstance(given, Size)
+    return not isinstance(given, Size) or given.constant
 
 
 @rule("pixel_shuffle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def pad(recorder: Recorder, op: Op) -> None:
     """Padding adds indices that are always there; a negative amount cuts."""
     x, amounts = op["self"], list(op["pad"])
     dims = list(recorder.dims(x))
-    given = recorder.call.given(amounts)
+    given = [recorder.settled(amount) for amount in recorder.call.given(amounts)]
     for pair in range(len(amounts) // 2):
         axis = x.ndim - 1 - pair
         before, after = amounts[2 * pair], amounts[2 * pair + 1]
@@ -149,9 +150,19 @@ def _boundaries(recorder: Recorder, op: Op) -> tuple[Given, Given]:
     if call.name == "narrow":
         start, length = [*call.args, *call.kwargs.values()][-2:]
         return start, start + length
-    sizes = {int(size): size for size in call.sizes()}
     start, end = op["start"], op["end"]
-    return sizes.get(start, start), sizes.get(end, end)
+    for bounds in _slices(call.args[1:], op["dim"]):
+        if bounds.start in (None, start) and bounds.stop in (None, end):
+            return bounds.start, bounds.stop
+    return start, end
+
+
+def _slices(index: Sequence[Any], axis: int) -> list[slice]:
+    """The slices of an index expression, the one that stands at ``axis`` first."""
+    entries = index[0] if index and isinstance(index[0], tuple) else index
+    found = [(place != axis, entry) for place, entry in enumerate(entries)]
+    ordered = sorted(found, key=lambda pair: pair[0])
+    return [entry for _, entry in ordered if isinstance(entry, slice)]
 
 
 def _boundary(
@@ -171,7 +182,7 @@ def _boundary(
 def _tie_equal_parts(recorder: Recorder, labels: IntArray, given: Size) -> None:
     """Where the code takes a 1/k-th of its own size, keep the k parts equal."""
     parts = given.terms.parts
-    if len(parts) != 1 or not np.array_equal(parts[0][0], labels):
+    if len(parts) != 1 or given.terms.variables or not np.array_equal(parts[0][0], labels):
         return
     number = parts[0][1].denominator
     if number > 1 and len(labels) % number == 0:
@@ -206,7 +217,9 @@ def _cut_evenly(recorder: Recorder, labels: IntArray, parts: int) -> None:
 
 def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int]) -> None:
     call = recorder.call
-    if call.name in ("chunk", "tensor_split") and not call.sizes():
+    if call.name in ("chunk", "tensor_split") and all(size.attribute for size in call.sizes()):
+        for size in call.sizes():
+            recorder.counted_parts(size.terms)
         _cut_evenly(recorder, labels, len(widths))
         return
     listed = op.get("split_sizes", op.get("split_size"))
@@ -215,6 +228,8 @@ def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int
     if equal:
         given = given * len(widths)
         given[-1] = given[-1] if isinstance(given[-1], Size) else None
+        if widths[-1] != listed:
+            given[-1] = None  # the rest
     start = 0
     for width, size in zip(widths, given, strict=True):
         if isinstance(size, Size):
@@ -281,6 +296,7 @@ def repeat(recorder: Recorder, op: Op) -> None:
             continue
         if isinstance(size, Size):
             recorder.freeze(size.terms.labels, "its size counts repetitions")
+            recorder.counted_parts(size.terms)
         dims.append(np.tile(labels, count))
     _pass_on(recorder, op, dims)
 

@@ -14,6 +14,7 @@ from gammaslim.modules import CONVOLUTION
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
+from gammaslim.sizes import Size
 
 
 @rule("convolution")
@@ -55,20 +56,43 @@ def _grouped(
     else:
         outputs = _or_fixed(first, op.out.shape[1], fixed_code(0))
         columns = (second, None)
-    rows = (inputs.reshape(groups, -1), outputs.reshape(groups, -1))
-    partition = Partition(rows, columns, _groups_can_change(recorder, groups), reason)
-    if partition.whole and len(inputs) == groups:  # depthwise: every group is one channel
-        partition.goes_whole = True
+    rows: tuple[IntArray, ...] = (inputs.reshape(groups, -1), outputs.reshape(groups, -1))
+    given = _followed_groups(recorder)
+    whole = given is not None or _owns_groups(recorder, groups)
+    if whole and len(inputs) == groups:  # depthwise: every group is one channel
+        partition = Partition(rows, columns, whole, reason, goes_whole=True)
         recorder.store.unite(np.repeat(inputs, len(outputs) // groups), outputs)
+        counted = inputs
     else:
+        counted = recorder.store.fresh(groups)
+        if given is not None:  # one label per group, which a cut of columns keeps
+            rows = (*rows, counted[:, None])
+            columns = (*columns, np.array([fixed_code(reason)]))
+        partition = Partition(rows, columns, whole, reason)
         recorder.store.partition(partition)
+    if given is not None:
+        recorder.demand(counted, given)
     return inputs, outputs, partition
 
 
-def _groups_can_change(recorder: Recorder, groups: int) -> bool:
-    """Whether the number of groups is a module's own, which surgery sets anew."""
+def _owns_groups(recorder: Recorder, groups: int) -> bool:
+    """Whether the number of groups is a convolution module's own, which surgery sets anew."""
     owner = recorder.module
     return isinstance(owner, CONVOLUTION) and owner.groups == groups
+
+
+def _followed_groups(recorder: Recorder) -> Size | None:
+    """The number of groups, where the network's code computes it or holds it in a module."""
+    call = recorder.call
+    if isinstance(recorder.module, CONVOLUTION) or not call.name.startswith("conv"):
+        return None
+    listed = call.args[_GROUPS] if len(call.args) > _GROUPS else None
+    given = call.kwargs.get("groups", listed)
+    return given if isinstance(given, Size) and not given.constant else None
+
+
+_GROUPS = 6
+"""Place of ``groups`` among the arguments of every convolution function."""
 
 
 def _or_fixed(labels: LabelArray, length: int, code: int) -> IntArray:

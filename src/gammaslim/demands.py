@@ -1,0 +1,205 @@
+"""Sizes that the network's code computes: what they must equal, solved once at the end.
+
+A *demand* is one linear equation between counts of surviving labels and *variables*, the integers
+that the network's own modules hold.  Solving gives every variable its new value in closed form;
+where two counts must agree their labels are coupled, and where that is not possible they freeze.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from gammaslim.graph import FIXED, IntArray
+
+_ONE = Fraction(1)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An integer attribute of a module: its dotted name, its place in a tuple, its value now."""
+
+    name: str
+    position: int | None
+    value: int
+
+    def __str__(self) -> str:
+        """The name as one would write it in Python."""
+        return self.name if self.position is None else f"{self.name}[{self.position}]"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A size as a linear function: ``Σ share · |labels|  +  Σ share · variable  +  constant``."""
+
+    parts: tuple[tuple[IntArray, Fraction], ...] = ()
+    constant: Fraction = Fraction(0)
+    variables: tuple[tuple[Variable, Fraction], ...] = ()
+
+    def scaled(self, factor: Fraction) -> Terms:
+        """Every coefficient multiplied by ``factor``."""
+        return Terms(
+            tuple((labels, share * factor) for labels, share in self.parts),
+            self.constant * factor,
+            tuple((variable, share * factor) for variable, share in self.variables),
+        )
+
+    def plus(self, other: Terms) -> Terms:
+        """The sum of two sizes."""
+        shares = dict(self.variables)
+        for variable, share in other.variables:
+            shares[variable] = shares.get(variable, Fraction(0)) + share
+        variables = tuple((v, share) for v, share in shares.items() if share)
+        return Terms(self.parts + other.parts, self.constant + other.constant, variables)
+
+    def minus(self, other: Terms) -> Terms:
+        """The difference of two sizes."""
+        return self.plus(other.scaled(-_ONE))
+
+    def with_known(self, known: Mapping[Variable, Terms]) -> Terms:
+        """The same size with every known variable replaced by what it stands for."""
+        result = self
+        while any(variable in known for variable, _ in result.variables):
+            total = Terms(result.parts, result.constant)
+            for variable, share in result.variables:
+                own = Terms(variables=((variable, _ONE),))
+                total = total.plus(known.get(variable, own).scaled(share))
+            result = total
+        return result
+
+    @property
+    def labels(self) -> IntArray:
+        """All labels that the size depends on."""
+        if not self.parts:
+            return np.empty(0, dtype=np.int64)
+        return np.concatenate([labels for labels, _ in self.parts])
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The code computes a size: after any cut, ``target`` must have exactly that many left."""
+
+    target: IntArray
+    size: Terms
+    reason: int
+
+    @property
+    def balance(self) -> Terms:
+        """What must be zero."""
+        return self.size.minus(Terms(((self.target, _ONE),)))
+
+
+class Classes(Protocol):
+    """The union-find, as far as solving needs it."""
+
+    def find(self, labels: IntArray) -> IntArray:
+        """The root class of every label."""
+        ...
+
+    def couple(self, lefts: IntArray, rights: IntArray, reason: int) -> None:
+        """Unite pairs of labels; what meets a fixed index freezes for ``reason``."""
+        ...
+
+    def freeze(self, roots: IntArray, reason: int) -> None:
+        """Freeze whole classes, unless they are already."""
+        ...
+
+
+def solve(
+    demands: Iterable[Demand], pinned: Mapping[Variable, int], classes: Classes
+) -> dict[Variable, Terms]:
+    """Make every demand true for every cut, and say what each variable then is.
+
+    Args:
+        demands: the equations, in the order in which the code made them.
+        pinned: variables that must keep their value, with the reason's number.
+        classes: what is coupled so far; more is coupled, or frozen, here.
+
+    Returns:
+        The variables that follow a cut, as sizes in labels only.
+    """
+    known = {v: Terms(constant=Fraction(v.value)) for v in pinned}
+    defined: dict[Variable, int] = {}
+    for demand in demands:
+        reason = next((pinned[v] for v, _ in demand.size.variables if v in pinned), demand.reason)
+        balance = demand.balance.with_known(known)
+        if balance.variables:
+            variable, share = max(balance.variables, key=lambda entry: abs(entry[1]) == 1)
+            rest = balance.minus(Terms(variables=((variable, share),)))
+            known[variable] = rest.scaled(-1 / share)
+            defined[variable] = reason
+        else:
+            _hold(balance, reason, classes)
+    values = {variable: _in_labels(variable, known) for variable in defined}
+    for variable, reason in defined.items():
+        _make_whole(values[variable], reason, classes)
+    return values
+
+
+def _in_labels(variable: Variable, known: Mapping[Variable, Terms]) -> Terms:
+    """The variable's value; what nothing defines keeps its value."""
+    terms = known[variable].with_known(known)
+    free = sum((Fraction(v.value) * share for v, share in terms.variables), Fraction(0))
+    return Terms(terms.parts, terms.constant + free)
+
+
+def _hold(balance: Terms, reason: int, classes: Classes) -> None:
+    """Make a size that must be zero so: couple the two sides, or freeze what is left over."""
+    wrong = _unbalanced(balance, classes)
+    if len(wrong) and (sides := _sides(balance)) is not None:
+        classes.couple(*sides, reason)
+        wrong = _unbalanced(balance, classes)
+    classes.freeze(wrong, reason)
+
+
+def _unbalanced(balance: Terms, classes: Classes) -> IntArray:
+    """The classes whose removal would change the size."""
+    roots, shares = _by_class(balance, classes)
+    return roots[[share != 0 for share in shares]]
+
+
+def _by_class(terms: Terms, classes: Classes) -> tuple[IntArray, list[Fraction]]:
+    """Class roots, and by how much the size shrinks when each one goes."""
+    arrays = [classes.find(labels[labels >= 0]) for labels, _ in terms.parts]
+    if not arrays:
+        return np.empty(0, dtype=np.int64), []
+    roots, index = np.unique(np.concatenate(arrays), return_inverse=True)
+    scale = math.lcm(*(share.denominator for _, share in terms.parts))
+    total = np.zeros(len(roots), dtype=np.int64)
+    start = 0
+    for array, (_, share) in zip(arrays, terms.parts, strict=True):
+        counts = np.bincount(index[start : start + len(array)], minlength=len(roots))
+        total += int(share * scale) * counts
+        start += len(array)
+    return roots, [Fraction(int(n), scale) for n in total]
+
+
+def _sides(balance: Terms) -> tuple[IntArray, IntArray] | None:
+    """Two label arrays that must keep equal lengths, if the equation says nothing else."""
+    scale = math.lcm(balance.constant.denominator, *(s.denominator for _, s in balance.parts))
+    sides: tuple[list[IntArray], list[IntArray]] = ([], [])
+    for labels, share in balance.parts:
+        sides[share < 0].append(np.tile(labels, abs(int(share * scale))))
+    constant = int(balance.constant * scale)
+    sides[constant < 0].append(np.full(abs(constant), FIXED, dtype=np.int64))
+    nothing = np.empty(0, dtype=np.int64)
+    left, right = (np.concatenate([nothing, *side]) for side in sides)
+    return (left, right) if len(left) == len(right) else None
+
+
+def _make_whole(value: Terms, reason: int, classes: Classes) -> None:
+    """See that a variable stays a whole number: keep what it divides in equal parts, or freeze."""
+    roots, shares = _by_class(value, classes)
+    if all(share.denominator == 1 for share in shares):
+        return
+    for labels, share in value.parts:
+        if len(labels) % share.denominator == 0:
+            rows = labels.reshape(share.denominator, -1)
+            classes.couple(np.broadcast_to(rows[:1], rows.shape).ravel(), rows.ravel(), reason)
+    roots, shares = _by_class(value, classes)
+    classes.freeze(roots[[share.denominator != 1 for share in shares]], reason)
