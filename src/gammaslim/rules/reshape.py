@@ -76,11 +76,13 @@ def _through(
         pairs = zip(block.inputs, given, strict=True)
         return [_followed(recorder, dims[source], size) for source, size in pairs]
     owners = [(d, labels) for d in block.inputs if (labels := dims[d]) is not None]
-    if len(owners) != 1:
-        for _, labels in owners:
-            recorder.freeze(labels, "two channel dimensions are merged")
+    if not owners:
         return [None] * len(outs)
-    spread = _spread(owners[0][1], before, block, owners[0][0])
+    # Of a product such as heads x features only one factor can shrink: the longer one.
+    owners.sort(key=lambda owner: np.count_nonzero(owner[1] >= 0))
+    for _, labels in owners[:-1]:
+        recorder.freeze(labels, "it is merged with a longer channel dimension")
+    spread = _spread(owners[-1][1], before, block, owners[-1][0])
     return _placed(recorder, spread.reshape(outs), given)
 
 
