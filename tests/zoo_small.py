@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tests.nets.attention import ATTENTION
+from tests.nets.attributes import ATTRIBUTES
 from tests.nets.case import Case
 from tests.nets.classic import CLASSIC
 from tests.nets.interfaces import INTERFACES
 from tests.nets.operators import OPERATORS
 from tests.nets.reshaping import RESHAPING
 
-ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + OPERATORS + ATTENTION + INTERFACES
+ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + OPERATORS + ATTENTION + INTERFACES + ATTRIBUTES
 NAMES: tuple[str, ...] = tuple(case.name for case in ZOO)

@@ -239,17 +239,15 @@ def unshuffled() -> nn.Module:
 # In `between` nets 16 of the 28 scales belong to the stem: coverage 12/28 when it is frozen.
 TAIL = 12 / 28
 
-HELD = "sizes held by an attribute of the module are constants to the trace: those channels stay"
-
 RESHAPING: tuple[Case, ...] = (
     Case("shufflenet_v2", lambda: around(nn.Sequential(ShuffleV2(), ShuffleV2())), image, 1.0,
          "chunk and shuffle twice"),
     free("shuffle_views", shuffled, 16, 1.0, "shuffle by view and transpose"),
     free("shuffle_native", native_shuffle, 16, 1.0, "native channel shuffle"),
-    Case("res2net", lambda: around(Res2Net()), image, 0.65, HELD),
-    Case("c2f", lambda: around(C2f()), image, 0.7, HELD),
-    Case("partial_conv", lambda: around(PartialConv()), image, 0.87, HELD),
-    Case("uneven_split", lambda: around(UnevenSplit(), 16, 8), image, 0.63, HELD),
+    Case("res2net", lambda: around(Res2Net()), image, 1.0, "equal parts by a held width"),
+    Case("c2f", lambda: around(C2f()), image, 1.0, "two halves by a held width"),
+    Case("partial_conv", lambda: around(PartialConv()), image, 1.0, "a slice up to a held width"),
+    Case("uneven_split", lambda: around(UnevenSplit(), 16, 8), image, 1.0, "parts by held widths"),
     Case("pixel_shuffle", lambda: around(PixelShuffle()), image, 1.0, "four channels to one"),
     Case("pixel_unshuffle", unshuffled, image, 1.0, "one channel to four"),
     Case("selective_kernel", lambda: around(SelectiveKernel()), image, 1.0, "stack and sum"),

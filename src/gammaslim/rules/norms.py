@@ -58,6 +58,11 @@ def layer_norm(recorder: Recorder, op: Op) -> None:
     normalized = dims[x.ndim - len(op["normalized_shape"]) :]
     if isinstance(recorder.module, nn.LayerNorm | nn.RMSNorm):
         recorder.findings.normalized[recorder.module_name] = normalized
+    else:
+        shape = recorder.call.given(op["normalized_shape"])
+        for labels, given in zip(normalized, shape, strict=True):
+            if labels is not None:
+                recorder.follow(labels, given)
     inner = [d for d in normalized if d is not None]
     recorder.give(op.out, dims, zero=None not in (weight, bias))
     for labels in inner:
