@@ -87,6 +87,7 @@ class Recorder:
         self.findings = findings
         self.store = findings.store
         self.measuring = measuring
+        self.live = True
         self.call: PythonCall = NO_CALL
         self.modules: list[tuple[str, nn.Module]] = []
         self._rules = rules
@@ -97,6 +98,10 @@ class Recorder:
         self._inherited = 0
         self._operator = ""
         self._recounted: tuple[Dims, ...] | None = None
+
+    def close(self) -> None:
+        """The run is over: sizes that were kept somewhere are plain integers from now on."""
+        self.live = False
 
     # ---- what rules ask -------------------------------------------------------------------
 

@@ -23,7 +23,13 @@ from gammaslim.demands import Terms, Variable
 
 
 class Watcher(Protocol):
-    """Who is told what the network's code does with a followed size."""
+    """Who is told what the network's code does with a followed size.
+
+    ``live``: the network is still running.  A size may outlive that in a cache of the user's code,
+    and is a plain integer from then on.
+    """
+
+    live: bool
 
     def escaped(self, terms: Terms) -> None:
         """It left what can be followed: nothing that it depends on may change."""
@@ -73,7 +79,8 @@ class Size(int):
         return self._with(int.__add__(self, sign * int(other)), terms)
 
     def _lost(self) -> None:
-        self.watcher.escaped(self.terms)
+        if self.watcher.live:
+            self.watcher.escaped(self.terms)
 
     def __add__(self, other: int) -> int:
         """Sum of two sizes."""
@@ -156,7 +163,8 @@ class Size(int):
     def __eq__(self, other: object) -> bool:
         """Equal sizes must stay equal, because the network's code may go by it."""
         equal = int.__eq__(self, other) is True
-        if equal and isinstance(other, int) and not _asked_by_a_library():
+        asked = equal and self.watcher.live and not _asked_by_a_library()
+        if asked and isinstance(other, int):
             self.watcher.equated(self.terms.minus(_terms(other)))
         return equal
 
@@ -176,7 +184,9 @@ class Size(int):
 
 
 def _terms(value: int) -> Terms:
-    return value.terms if isinstance(value, Size) else Terms(constant=Fraction(int(value)))
+    if isinstance(value, Size) and value.watcher.live:
+        return value.terms
+    return Terms(constant=Fraction(int(value)))
 
 
 def _asked_by_a_library() -> bool:
@@ -241,7 +251,7 @@ def _integers(values: Any) -> Iterator[int]:
         if isinstance(value, bool | Tensor | str):
             continue
         if isinstance(value, int):
-            yield value
+            yield value if not isinstance(value, Size) or value.watcher.live else int(value)
         elif isinstance(value, tuple | list):
             yield from _integers(value)
         elif isinstance(value, slice):

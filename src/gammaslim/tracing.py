@@ -222,6 +222,7 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     recorder = Recorder(session.findings, rule_for, session.labels, measuring=measuring)
     mode = session.fake_mode if attempt.fake else None
     with (
+        contextlib.closing(recorder),
         preserved_random_state(),
         preserved_attributes(session.model),
         training_mode(session.model, training=attempt.training),

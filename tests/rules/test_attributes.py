@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -205,3 +206,16 @@ def test_comparison_that_failed_binds_nothing():
             return [x * 2] if x.shape[1] == 7 else [x]
 
     assert checked(Seven([1, 5]), image()).coverage == 1
+
+
+def test_sizes_that_a_cache_kept_from_another_trace_are_plain_numbers():
+    """A memoised helper hands out what it was given when the network was first traced."""
+    remembered = functools.lru_cache(lambda width: width)
+
+    class Cached(Split):
+        def parts(self, x: Tensor) -> list[Tensor]:
+            return list(x.split(remembered(x.shape[1] // 2), 1))
+
+    assert checked(Cached([1, 5]), image()).coverage == 1
+    again = checked(Cached([1, 5]), image())
+    assert "the size 3 is written as a constant" in {record.reason for record in again.frozen}
