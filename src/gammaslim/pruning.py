@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from gammaslim.select import changed_attributes
 from gammaslim.surgery import apply_plan, check_optimizer, masked_state
 from gammaslim.verify import (
     Evidence,
+    Noise,
     Verdict,
     compare,
     reference,
@@ -113,7 +113,7 @@ def _cut_and_judge(
     """Cut and compare; the cut stays only if the law holds.
 
     Where a fixed tolerance is exceeded, what rounding alone does to the masked network is measured,
-    and the comparison is made once more.
+    in float64 if possible, and the comparison is made once more.
     """
     masked = masked_state(model, plan)
     try:
@@ -124,7 +124,7 @@ def _cut_and_judge(
             f"cut; its own error is {type(error).__name__}: {error}. Trace it again with inputs "
             "that it accepts, or pass verify=False."
         ) from error
-    noise: dict[tuple[str, int], float] = {}
+    noise: Noise | None = None
     while True:
         undo = apply_plan(model, plan, optimizer)
         try:
@@ -137,14 +137,14 @@ def _cut_and_judge(
         undo()
         if noise or not np.isfinite(verdict.drift):
             return verdict
-        noise = rounding(model, graph, keep, masked)
+        expected, noise = rounding(model, graph, keep, masked)
 
 
 def _verdict(
     model: nn.Module,
     graph: ChannelGraph,
     expected: Evidence,
-    noise: Mapping[tuple[str, int], float],
+    noise: Noise | None,
 ) -> Verdict:
     """Compare in evaluation mode, then see that training mode still runs."""
     try:

@@ -83,11 +83,13 @@ def reference(
     masked: Mapping[str, Tensor],
     *,
     nudge: float = 0.0,
+    double: bool = False,
 ) -> Evidence:
     """Run the masked network and keep what the surviving channels of every layer hold.
 
     Operators that depend on how many channels there are run over the surviving ones only.
-    ``nudge`` multiplies inputs and weights by 1 + nudge · noise, to see what rounding does.
+    ``nudge`` multiplies inputs and weights by 1 + nudge · noise, to see what rounding does;
+    ``double`` computes in float64.
     """
     recounts = {(r.operator, r.call): r for r in graph.recounts}
     mode = _Recounting(recounts, keep) if recounts else contextlib.nullcontext()
@@ -97,51 +99,87 @@ def reference(
         kept = _gathered(output, dims.get(key, ()), keep)
         return copied(output) if kept is output else kept
 
-    inputs = map_tensors(graph.example_inputs, lambda t: _nudged(_informative(t), nudge))
-    state = {name: _nudged(tensor, nudge) for name, tensor in masked.items()}
+    precise = _doubled if double else _as_it_is
+    inputs = map_tensors(graph.example_inputs, lambda t: precise(_nudged(_informative(t), nudge)))
+    state = {**(_state_in_double(model) if double else {}), **masked}
+    state = {name: precise(_nudged(tensor, nudge)) for name, tensor in state.items()}
     return Evidence(_run(model, inputs, state, mode, shrink))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What rounding does: by how much it moves each compared output of the masked network.
+
+    ``double``: in float64, in which the comparison is made too.
+    """
+
+    moved: Mapping[Key, float]
+    double: bool
 
 
 def rounding(
     model: nn.Module, graph: ChannelGraph, keep: BoolArray, masked: Mapping[str, Tensor]
-) -> dict[Key, float]:
-    """How far rounding alone moves each compared output of the masked network.
+) -> tuple[Evidence, Noise]:
+    """The masked network once more, and how far rounding alone moves each compared output.
 
-    Where outputs cancel (a mean after InstanceNorm) they are nothing but rounding noise, and no
-    fixed tolerance means anything.
+    Where attention saturates, float32 may flip a choice that float64 does not.  Where outputs
+    cancel (a mean after InstanceNorm) they are nothing but noise, and no fixed tolerance means
+    anything.  A network whose code fixes the type of some tensor stays in its own.
     """
-    plain = reference(model, graph, keep, masked)
+    double = True
+    try:
+        plain = reference(model, graph, keep, masked, double=True)
+    except Exception:  # noqa: BLE001 - any failure of the user's own code
+        double = False
+        plain = reference(model, graph, keep, masked)
     epsilon = max(
         (torch.finfo(t.dtype).eps for t in plain.seen.values() if t.is_floating_point()), default=0
     )
-    moved = reference(model, graph, keep, masked, nudge=epsilon)
+    moved = reference(model, graph, keep, masked, nudge=epsilon, double=double)
     found = {key: drift_between(plain.seen[key], moved.seen[key]) for key in plain.seen}
-    return {key: drift for key, drift in found.items() if np.isfinite(drift)}
+    return plain, Noise({key: d for key, d in found.items() if np.isfinite(d)}, double)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _state_in_double(model: nn.Module) -> dict[str, Tensor]:
+    tensors = named_tensors(model)
+    owned = tensors.keys() - named_aliases(tensors).keys()
+    return {name: _doubled(tensors[name].detach()) for name in owned}
 
 
 def compare(
     model: nn.Module,
     graph: ChannelGraph,
     expected: Evidence,
-    noise: Mapping[Key, float] | None = None,
+    noise: Noise | None = None,
 ) -> Verdict:
     """Run the cut network and compare every leaf module's and the network's output.
 
     ``noise`` is what :func:`rounding` measured; ten times that is allowed where it is more than
     the tolerance of the type.
     """
+    double, moved = (noise.double, noise.moved) if noise else (False, {})
 
     def look(key: Key, have: Tensor) -> _Difference | None:
         return _difference(expected.seen[key], have) if key in expected.seen else None
 
-    inputs = map_tensors(graph.example_inputs, _informative)
-    found = _run(model, inputs, {}, contextlib.nullcontext(), look)
+    precise = _doubled if double else _as_it_is
+    inputs = map_tensors(graph.example_inputs, lambda t: precise(_informative(t)))
+    state = _state_in_double(model) if double else {}
+    found = _run(model, inputs, state, contextlib.nullcontext(), look)
     missing = _Difference(float("inf"), "is not there any more")
     largest, blamed, message = 0.0, "", ""
     for key, want in expected.seen.items():
         difference = found.get(key) or missing
-        tolerance = TOLERANCES.get(want.dtype, 1e-4)
-        allowed = max(tolerance, 10 * (noise or {}).get(key, 0.0))
+        tolerance = TOLERANCES.get(torch.float32 if double else want.dtype, 1e-4)
+        allowed = max(tolerance, 10 * moved.get(key, 0.0))
         if not difference.drift <= allowed and not blamed:
             blamed, message = key[0], f"the output of {key[0]!r} (call {key[1]}) {difference.text}"
         if difference.drift > allowed or allowed == tolerance:
