@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,8 @@ from gammaslim.graph import (
 )
 from gammaslim.module_sizes import module_attributes
 from gammaslim.modules import first_paths
+from gammaslim.resolving import resolve
+from gammaslim.sequences import Arrangement
 
 UNREACHED = Reason("no forward pass reaches it")
 IGNORED = Reason("ignored by the user")
@@ -47,6 +49,7 @@ class Channels:
     reasons: IntArray
     inexact: BoolArray
     texts: tuple[Reason, ...]
+    arrangement: Arrangement
 
     def of(self, labels: IntArray) -> IntArray:
         """Channel id of every label, ``FIXED`` where an index is no channel."""
@@ -111,6 +114,7 @@ def assemble(
             )
             for r in findings.recounts
         ),
+        arrangement=channels.arrangement,
         notes=subject.notes,
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
@@ -134,7 +138,7 @@ def _freeze_by_name(
 
 def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bool) -> Channels:
     """Number the classes that hold a slice of a named tensor, leaving out kernel sizes."""
-    resolved = findings.store.resolve()
+    resolved = resolve(findings.store, _labelled(labels), _seen(findings))
     counted, last = findings.reason(INEXACT), findings.reason(LAST)
     texts = tuple(findings.reasons)
     kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
@@ -149,9 +153,33 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
     if exact:
         reasons[(reasons < 0) & inexact] = counted
-    channels = Channels(table, reasons, inexact, texts)
+    channels = Channels(table, reasons, inexact, texts, resolved.arrangement)
+    arrangement = resolved.arrangement.mapped(channels.of)
+    if exact:
+        _keep_whole(channels, arrangement, counted)
     _keep_last(channels, labels, last)
-    return channels
+    return replace(channels, arrangement=arrangement)
+
+
+def _labelled(labels: Mapping[str, TensorLabels]) -> list[IntArray]:
+    return [dim for own in labels.values() for dim in own.dims if dim is not None]
+
+
+def _seen(findings: Findings) -> list[IntArray]:
+    """Label arrays by which verification gathers what the kept channels hold."""
+    several = [w.dims for w in findings.witnesses]
+    for recount in findings.recounts:
+        several += [*filter(None, recount.inputs), *recount.outputs]
+    distinct = {id(dim): dim for dims in several for dim in dims if dim is not None}
+    return list(distinct.values())
+
+
+def _keep_whole(channels: Channels, arrangement: Arrangement, reason: int) -> None:
+    """Where one channel of a balance must stay, all do."""
+    for balance in arrangement.balances:
+        ids = balance.channels
+        if (channels.reasons[ids] == reason).any():
+            channels.reasons[ids[channels.reasons[ids] < 0]] = reason
 
 
 def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels], last: int) -> None:

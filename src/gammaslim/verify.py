@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.calling import call_arguments, copied, doubled, map_tensors, output_tensors
 from gammaslim.fakes import fake_copy, quiet_fake_tensors
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray, Recount, kept_mask
+from gammaslim.graph import BoolArray, ChannelGraph, IntArray, Recount
 from gammaslim.modules import (
     SEED,
     first_paths,
@@ -61,6 +61,10 @@ Key = tuple[str, int]
 """Which output: a leaf module's path, or :data:`OUTPUT`, and the number of the call."""
 
 
+Survivors = Callable[[IntArray], IntArray]
+"""From one dimension's channel ids to the indices that survive, in the cut network's order."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Outputs of one run, in the order of the run: leaf modules' and the network's own."""
@@ -90,11 +94,12 @@ def reference(
     ``nudge`` multiplies inputs and weights by 1 + nudge · noise, to see what rounding does.
     """
     recounts = {(r.operator, r.call): r for r in graph.recounts}
-    mode = _Recounting(recounts, keep) if recounts else contextlib.nullcontext()
+    survivors = graph.survivors(keep)
+    mode = _Recounting(recounts, survivors) if recounts else contextlib.nullcontext()
     dims = {(w.module, w.call): w.dims for w in graph.witnesses}
 
     def shrink(key: Key, output: Tensor) -> Tensor:
-        kept = _gathered(output, dims.get(key, ()), keep)
+        kept = _gathered(output, dims.get(key, ()), survivors)
         return copied(output) if kept is output else kept
 
     inputs = map_tensors(graph.example_inputs, lambda t: _nudged(_informative(t), nudge))
@@ -295,20 +300,19 @@ def _leaf_outputs(
         handle.remove()
 
 
-def _gathered(tensor: Tensor, dims: Sequence[IntArray | None], keep: BoolArray) -> Tensor:
+def _gathered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivors) -> Tensor:
     for dim, ids in enumerate(dims):
-        if ids is not None and not (mask := kept_mask(ids, keep)).all():
-            index = torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
-            tensor = tensor.index_select(dim, index)
+        if ids is not None and len(kept := survivors(ids)) < len(ids):
+            tensor = tensor.index_select(dim, torch.from_numpy(kept).to(tensor.device))
     return tensor
 
 
-def _scattered(tensor: Tensor, dims: Sequence[IntArray | None], keep: BoolArray) -> Tensor:
+def _scattered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivors) -> Tensor:
     """The inverse of :func:`_gathered`, with zeros where channels were removed."""
     for dim, ids in enumerate(dims):
-        if ids is not None and not (mask := kept_mask(ids, keep)).all():
+        if ids is not None and len(kept := survivors(ids)) < len(ids):
             shape = [*tensor.shape[:dim], len(ids), *tensor.shape[dim + 1 :]]
-            index = torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
+            index = torch.from_numpy(kept).to(tensor.device)
             tensor = tensor.new_zeros(shape).index_copy(dim, index, tensor)
     return tensor
 
@@ -316,9 +320,9 @@ def _scattered(tensor: Tensor, dims: Sequence[IntArray | None], keep: BoolArray)
 class _Recounting(TorchDispatchMode):
     """Runs operators that depend on the number of channels over the surviving ones only."""
 
-    def __init__(self, recounts: Mapping[Key, Recount], keep: BoolArray) -> None:
+    def __init__(self, recounts: Mapping[Key, Recount], survivors: Survivors) -> None:
         super().__init__()
-        self._recounts, self._keep = recounts, keep
+        self._recounts, self._survivors = recounts, survivors
         self._calls: Counter[str] = Counter()
 
     def __torch_dispatch__(
@@ -333,13 +337,13 @@ class _Recounting(TorchDispatchMode):
         inputs, original = iter(recount.inputs), args[0]
 
         def gather(tensor: Tensor) -> Tensor:
-            return _gathered(tensor, next(inputs) or (), self._keep)
+            return _gathered(tensor, next(inputs) or (), self._survivors)
 
         args, kwargs = map_tensors((args, dict(kwargs or {})), gather)
         outputs = func(*_resized(func, args), **kwargs)
         several = isinstance(outputs, tuple | list)
         results = [
-            _scattered(out, dims, self._keep)
+            _scattered(out, dims, self._survivors)
             for out, dims in zip(outputs if several else [outputs], recount.outputs, strict=True)
         ]
         if func._schema.is_mutable:  # noqa: SLF001 - the gathered copy was written to: write to the real one

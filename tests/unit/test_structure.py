@@ -14,14 +14,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"graph", "plan"},
-    {"labels"},
+    {"graph", "sequences", "plan"},
+    {"labels", "classes", "families", "balance", "resolving"},
     {"modules", "calling", "fakes", "sizes", "findings"},
     {"recording"},
     {"rules", "modes", "module_sizes", "ignoring"},
     {"assembly"},
     {"tracing"},
-    {"scores", "select", "penalties", "attach"},
+    {"scores", "chains", "select", "penalties", "attach"},
     {"surgery", "verify", "pruning"},
     {"files"},
     {"report"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, fixed_code
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.registry import rule
+from gammaslim.sequences import Join, Part
 from gammaslim.sizes import Given, Size
 
 EVENLY = 2
@@ -24,18 +26,23 @@ def _pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
 @rule("permute")
 def permute(recorder: Recorder, op: Op) -> None:
     """Dimensions in a new order."""
-    dims = recorder.dims(op["self"])
-    _pass_on(recorder, op, [dims[d] for d in op["dims"]])
+    _permuted(recorder, op, [d % op.out.ndim for d in op["dims"]])
 
 
 @rule("transpose", "swapaxes")
 def transpose(recorder: Recorder, op: Op) -> None:
     """Two dimensions change places."""
-    dims = list(recorder.dims(op["self"]))
-    if dims:
+    places = list(range(op.out.ndim))
+    if places:
         a, b = op["dim0"], op["dim1"]
-        dims[a], dims[b] = dims[b], dims[a]
-    _pass_on(recorder, op, dims)
+        places[a], places[b] = places[b], places[a]
+    _permuted(recorder, op, places)
+
+
+def _permuted(recorder: Recorder, op: Op, places: Sequence[int]) -> None:
+    labels = recorder.labels(op["self"])
+    grid = None if labels.grid is None else labels.grid.moved(places)
+    recorder.give(op.out, [labels.dims[d] for d in places], zero=labels.zero, grid=grid)
 
 
 @rule("t", "numpy_T", "mT")
@@ -70,7 +77,9 @@ def cat(recorder: Recorder, op: Op) -> None:
     dims = _united_lists(recorder, [recorder.dims(t) for t in tensors], skip=axis)
     parts = [_or_fixed(recorder, t.shape[axis], recorder.dims(t)[axis], t) for t in tensors]
     labelled = any(recorder.dims(t)[axis] is not None for t in tensors)
-    dims[axis] = np.concatenate(parts) if labelled else None
+    dims[axis] = joined = np.concatenate(parts) if labelled else None
+    if joined is not None and len(parts) > 1:
+        recorder.store.derive(joined, Join(), *parts)
     recorder.give(op.out, dims, zero=all(recorder.labels(t).zero for t in tensors))
 
 
@@ -139,8 +148,18 @@ def slice_(recorder: Recorder, op: Op) -> None:
         given_start, given_stop = _boundaries(recorder, op)
         _boundary(recorder, labels, start, op["start"], given_start)
         _boundary(recorder, labels, stop, op["end"], given_stop)
-    dims[axis] = labels[start:stop:step]
+    dims[axis] = _part(recorder, labels, start, stop) if step == 1 else labels[start:stop:step]
     _pass_on(recorder, op, dims)
+
+
+def _part(recorder: Recorder, labels: IntArray, start: int, stop: int) -> IntArray:
+    """The labels of a range, whose boundaries keep their share of the whole after any cut."""
+    if stop - start in (0, len(labels)):
+        return labels[start:stop]
+    part, unit = labels[start:stop], math.gcd(start, stop, len(labels))
+    operation = Part(start // unit, stop // unit, len(labels) // unit)
+    recorder.store.derive(part, operation, labels)
+    return part
 
 
 def _boundaries(recorder: Recorder, op: Op) -> tuple[Given, Given]:
@@ -175,7 +194,7 @@ def _tie_equal_parts(recorder: Recorder, labels: IntArray, given: Size) -> None:
         return
     number = parts[0][1].denominator
     if number > 1 and len(labels) % number == 0:
-        recorder.tie(labels.reshape(number, -1), f"it is cut into {number} equal parts")
+        _tie_parts(recorder, labels, number)
 
 
 @rule("split", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "split_with_sizes",
@@ -192,7 +211,7 @@ def split(recorder: Recorder, op: Op) -> None:
     for out in op.outputs:
         dims = list(base.dims)
         if labels is not None:
-            dims[axis] = labels[start : start + out.shape[axis]]
+            dims[axis] = _part(recorder, labels, start, start + out.shape[axis])
         start += out.shape[axis]
         recorder.give(out, dims, zero=base.zero)
 
@@ -201,7 +220,12 @@ def _cut_evenly(recorder: Recorder, labels: IntArray, parts: int) -> None:
     if len(labels) % parts:
         recorder.freeze(labels, f"it is cut into {parts} unequal parts")
     elif parts > 1:
-        recorder.tie(labels.reshape(parts, -1), f"it is cut into {parts} equal parts")
+        _tie_parts(recorder, labels, parts)
+
+
+def _tie_parts(recorder: Recorder, labels: IntArray, parts: int) -> None:
+    rows = labels.reshape(parts, -1)
+    recorder.tie(rows, f"it is cut into {parts} equal parts", followed=True)
 
 
 def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int]) -> None:
