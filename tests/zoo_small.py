@@ -8,6 +8,7 @@ from tests.nets.classic import CLASSIC
 from tests.nets.interfaces import INTERFACES
 from tests.nets.operators import OPERATORS
 from tests.nets.reshaping import RESHAPING
+from tests.nets.shuffling import SHUFFLING
 
-ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + OPERATORS + ATTENTION + INTERFACES
+ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + SHUFFLING + OPERATORS + ATTENTION + INTERFACES
 NAMES: tuple[str, ...] = tuple(case.name for case in ZOO)

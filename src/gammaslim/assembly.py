@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from gammaslim.findings import Dims, Findings, Reason, TensorLabels
+from gammaslim.findings import Dims, Findings, RawRecount, Reason, TensorLabels
 from gammaslim.graph import (
     FIXED,
     BoolArray,
@@ -105,20 +105,18 @@ def assemble(
         witnesses=tuple(
             Witness(w.module, w.call, channels.dims(w.dims)) for w in findings.witnesses
         ),
-        recounts=tuple(
-            Recount(
-                r.operator,
-                r.call,
-                tuple(None if d is None else channels.dims(d) for d in r.inputs),
-                tuple(channels.dims(d) for d in r.outputs),
-            )
-            for r in findings.recounts
-        ),
+        recounts=tuple(_recount(r, channels) for r in findings.recounts),
         arrangement=channels.arrangement,
         notes=subject.notes,
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
     )
+
+
+def _recount(raw: RawRecount, channels: Channels) -> Recount:
+    inputs = tuple(None if dims is None else channels.dims(dims) for dims in raw.inputs)
+    outputs = tuple(channels.dims(dims) for dims in raw.outputs)
+    return Recount(raw.operator, raw.call, inputs, outputs)
 
 
 def _freeze_by_name(
@@ -138,8 +136,10 @@ def _freeze_by_name(
 
 def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bool) -> Channels:
     """Number the classes that hold a slice of a named tensor, leaving out kernel sizes."""
+    for counted in findings.store.inexact if exact else ():
+        findings.store.freeze(counted, findings.reason(INEXACT))
     resolved = resolve(findings.store, _labelled(labels), _seen(findings))
-    counted, last = findings.reason(INEXACT), findings.reason(LAST)
+    last = findings.reason(LAST)
     texts = tuple(findings.reasons)
     kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
     named = np.zeros(len(resolved.reasons), dtype=np.bool_)
@@ -151,12 +151,8 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
     table = np.append(number[resolved.classes], FIXED)
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
-    if exact:
-        reasons[(reasons < 0) & inexact] = counted
     channels = Channels(table, reasons, inexact, texts, resolved.arrangement)
     arrangement = resolved.arrangement.mapped(channels.of)
-    if exact:
-        _keep_whole(channels, arrangement, counted)
     _keep_last(channels, labels, last)
     return replace(channels, arrangement=arrangement)
 
@@ -172,14 +168,6 @@ def _seen(findings: Findings) -> list[IntArray]:
         several += [*filter(None, recount.inputs), *recount.outputs]
     distinct = {id(dim): dim for dims in several for dim in dims if dim is not None}
     return list(distinct.values())
-
-
-def _keep_whole(channels: Channels, arrangement: Arrangement, reason: int) -> None:
-    """Where one channel of a balance must stay, all do."""
-    for balance in arrangement.balances:
-        ids = balance.channels
-        if (channels.reasons[ids] == reason).any():
-            channels.reasons[ids[channels.reasons[ids] < 0]] = reason
 
 
 def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels], last: int) -> None:

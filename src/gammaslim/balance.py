@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -38,15 +40,16 @@ class Shape:
         if known is None or any(len(known[node]) % parts for node, parts in self.cuts):
             return None
         fates = np.zeros(int(ends[-1]), dtype=np.int64)
-        for (one, step), value in zip(self._marks(), known[len(ranks) :], strict=True):
-            if isinstance(step.operation, Part):
-                fates[value] += one  # a set of parts is known by the sum of their marks
+        for mark, place in self._marks:
+            fates[known[place]] += mark  # a set of parts is known by the sum of their marks
         return [fates[own] for own in ranks]
 
-    def _marks(self) -> list[tuple[int, Step]]:
-        """A random number for each step, always the same."""
-        marks = np.random.default_rng(0).integers(-(2**62), 2**62, size=len(self.steps))
-        return list(zip(marks.tolist(), self.steps, strict=True))
+    @cached_property
+    def _marks(self) -> list[tuple[int, int]]:
+        """A random number for each part, always the same, and the place of that part."""
+        places = [i for i, step in enumerate(self.steps) if isinstance(step.operation, Part)]
+        marks = np.random.default_rng(0).integers(-(2**62), 2**62, size=len(places)).tolist()
+        return [(mark, len(self.widths) + i) for mark, i in zip(marks, places, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -77,23 +80,17 @@ def levels_of(shape: Shape) -> Levels | None:
         if found is not None:
             widths.append(tried)
             quotas.append(found)
-    places = tuple(
-        (leaf, start, start + length)
-        for leaf, own in enumerate(runs)
-        for start, (_, length) in zip(_starts(own), own, strict=True)
-    )
-    return Levels(places, np.array(widths), np.array(quotas))
+    places: list[tuple[int, int, int]] = []
+    for leaf, own in enumerate(runs):
+        edges = accumulate((length for _, length in own), initial=0)
+        places += [(leaf, start, stop) for start, stop in pairwise(edges)]
+    return Levels(tuple(places), np.array(widths), np.array(quotas))
 
 
 def _runs(fates: IntArray) -> list[tuple[int, int]]:
     """Fate and length of each run."""
-    bounds = np.flatnonzero(np.diff(fates)) + 1
-    edges = np.concatenate([[0], bounds, [len(fates)]])
-    return [(int(fates[a]), int(b - a)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-
-
-def _starts(runs: Sequence[tuple[int, int]]) -> list[int]:
-    return [sum(length for _, length in runs[:index]) for index in range(len(runs))]
+    edges = [0, *(np.flatnonzero(fates[1:] != fates[:-1]) + 1).tolist(), len(fates)]
+    return [(int(fates[start]), stop - start) for start, stop in pairwise(edges)]
 
 
 def _quotas(full: Sequence[list[tuple[int, int]]], fates: Sequence[IntArray]) -> list[int] | None:
@@ -132,9 +129,8 @@ def met(
     ``None`` where that depends on which channels of a run stay.
     """
     roots, excess = classes.excess(demand)
-    scale = math.lcm(*(e.denominator for e in excess), *(parts for _, parts in family.cuts))
     weights = np.zeros(classes.count, dtype=np.int64)
-    weights[roots] = [int(e * scale) * scale for e in excess]
+    weights[roots] = excess * math.lcm(*(parts for _, parts in family.cuts))
     for partition in family.partitions:
         _spread_columns(weights, partition, classes)
     by_leaf = [weights[nodes.classes[leaf]] for leaf in family.leaves]

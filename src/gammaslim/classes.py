@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -28,6 +29,7 @@ class Classes:
     """The union-find while it is being settled: a forest over the first components."""
 
     def __init__(self, store: LabelStore) -> None:
+        """Unite what met; freeze what is frozen."""
         self._component = _components(store.count, store.lefts, store.rights)
         number = int(self._component.max(initial=-1)) + 1
         self._parent = np.arange(number, dtype=np.int64)
@@ -60,19 +62,19 @@ class Classes:
                 if column is not None:
                     self.reasons[self.find(column[column >= 0])] = partition.reason
 
-    def excess(self, demand: Demand) -> tuple[IntArray, list[Fraction]]:
-        """Classes, and by how much the code's size exceeds the real one for each that stays."""
-        labels = demand.target[demand.target >= 0]
-        arrays = [self.find(labels)] + [self.find(part[part >= 0]) for part, _ in demand.size.parts]
-        shares = [Fraction(-1)] + [share for _, share in demand.size.parts]
+    def excess(self, demand: Demand) -> tuple[IntArray, IntArray]:
+        """Classes, and by how much the code's size exceeds the real one for each that stays.
+
+        The amounts are integers, in units of a common denominator of the size's coefficients.
+        """
+        sides = [(demand.target, Fraction(-1)), *demand.size.parts]
+        unit = math.lcm(*(share.denominator for _, share in sides))
+        arrays = [self.find(labels[labels >= 0]) for labels, _ in sides]
+        shares = [np.full(len(a), int(s * unit)) for a, (_, s) in zip(arrays, sides, strict=True)]
         roots, index = np.unique(np.concatenate(arrays), return_inverse=True)
-        excess = [Fraction(0)] * len(roots)
-        start = 0
-        for array, share in zip(arrays, shares, strict=True):
-            counts = np.bincount(index[start : start + len(array)], minlength=len(roots))
-            excess = [b + share * int(n) for b, n in zip(excess, counts, strict=True)]
-            start += len(array)
-        return roots, excess
+        amounts = np.zeros(len(roots), dtype=np.int64)
+        np.add.at(amounts, index, np.concatenate(shares))
+        return roots, amounts
 
     def check(self, demand: Demand, balanced: BoolArray) -> None:
         """Freeze the classes for which the code's size and the real one would disagree.
@@ -80,11 +82,9 @@ class Classes:
         Those that are ``balanced`` are left out: there the sizes agree in sum, for every cut.
         """
         roots, excess = self.excess(demand)
-        wrong = roots[[b != 0 for b in excess]]
+        wrong = roots[excess != 0]
         wrong = wrong[~balanced[wrong]]
-        self.reasons[wrong] = np.where(
-            self.reasons[wrong] < 0, demand.reason, self.reasons[wrong]
-        )
+        self.reasons[wrong] = np.where(self.reasons[wrong] < 0, demand.reason, self.reasons[wrong])
 
     def resolved(self, arrangement: Arrangement) -> Resolved:
         """Number the classes in the order in which their labels were made."""

@@ -160,16 +160,16 @@ def _claim(
         return touched
     rows, column = partition.rows[0], partition.columns[0]
     ways = (rows.ravel(), rows.T.ravel()) if partition.followed and (rows >= 0).all() else ()
-    for node in (nodes.number(classes.find(way)) for way in ways):
-        for number in touched if node is not None else ():
-            family = families[number]
-            if nodes.beneath.get(node, {NOBODY}) <= set(family.leaves):
-                family.partitions.append(partition)
-                family.cuts.append((node, len(rows)))
-                if column is not None:
-                    owner[classes.find(column)] = number
-                return set()
-    return touched
+    known = (nodes.number(classes.find(way)) for way in ways)
+    node = next((node for node in known if node in nodes.beneath), None)
+    number = min(touched)
+    if node is None or not nodes.beneath[node] <= set(families[number].leaves):
+        return touched
+    families[number].partitions.append(partition)
+    families[number].cuts.append((node, len(rows)))
+    if column is not None:
+        owner[classes.find(column)] = number
+    return set()
 
 
 def _strangers(

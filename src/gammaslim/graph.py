@@ -173,7 +173,7 @@ class ChannelGraph:
     attributes: tuple[SizeAttribute, ...]
     witnesses: tuple[Witness, ...] = ()
     recounts: tuple[Recount, ...] = ()
-    arrangement: Arrangement = Arrangement()
+    arrangement: Arrangement = field(default_factory=Arrangement)
     notes: tuple[str, ...] = ()
     traced_in_training: bool = True
     example_inputs: Any = field(default=None, repr=False)

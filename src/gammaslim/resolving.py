@@ -78,7 +78,7 @@ def _chosen(
     classes: Classes,
     arrays: tuple[Sequence[IntArray], Sequence[IntArray]],
 ) -> Iterator[_Balanced]:
-    """The families for which balance allows at least as many cuts as coupling would."""
+    """The families for which balance allows at least as many widths as coupling would."""
     known, seen = arrays
     named = np.zeros(classes.count, dtype=np.bool_)
     for labels in known:
@@ -88,12 +88,12 @@ def _chosen(
         levels = levels_of(shape_of(family, nodes))
         for demand in store.demands:
             levels = levels and met(levels, demand, family, nodes, classes)
-        if levels is not None and len(levels.widths) > max(1, _coupled(family, nodes, classes)):
+        if levels is not None and len(levels.widths) >= max(2, _coupled(family, nodes, classes)):
             yield _Balanced(family, levels)
 
 
 def _coupled(family: Family, nodes: Nodes, classes: Classes) -> int:
-    """How many channels could go one by one if equal parts were coupled."""
+    """How many channels that may go there would be if equal parts were coupled."""
     edges = [partition.edges(whole=False) for partition in family.partitions]
     edges += [(nodes.labels[leaf], nodes.labels[leaf]) for leaf in family.leaves]
     lefts, rights = (np.concatenate(side) for side in zip(*edges, strict=True))

@@ -136,9 +136,9 @@ class _Ranking:
 
     Per channel: its ``channels`` id, its ``groups`` index, and its place within that group, of
     which 0 goes first.  Chains count as groups and their steps as places; they come after the
-    others.  Per place, all groups together in the order in which they go: the index of the
-    ``asked`` group and the ``scores`` that a threshold must reach.  Per plain group: ``widths``, and
-    how many are ``candidates``; per chain: ``reached``, the steps to take if so many are asked.
+    others.  Per place, all groups together in the order in which they go: the index of the group
+    ``asked``, and in ``scores`` what a threshold must reach.  Per plain group: ``widths``, and how
+    many are ``candidates``; per chain: ``reached``, the steps to take if so many are asked.
     """
 
     channels: IntArray

@@ -172,10 +172,10 @@ def _split(recorder: Recorder, block: IntArray, target: Target, varying: list[in
         return Placed(dims)
     axis = flexible[0]
     rows = np.moveaxis(block, axis, -1).reshape(-1, block.shape[axis])
-    dims[axis] = recorder.store.fresh(rows.shape[1])
+    dims[axis] = column = recorder.store.fresh(rows.shape[1])
     text = f"it is split into {len(rows)} equal parts"
-    recorder.tie(rows, text, column=dims[axis], followed=True)
-    recorder.follow(rows[0], target.given[axis])
+    recorder.tie(rows, text, column=column, followed=True)
+    recorder.follow(column, target.given[axis])
     if [size > 1 for size in block.shape].count(True) > 2:
         return Placed(dims)
     (parts,) = set(varying) - {axis}

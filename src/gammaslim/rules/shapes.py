@@ -19,7 +19,8 @@ EVENLY = 2
 """``tensor_split(sections, dim)`` has at most so many integers; a list of indices has more."""
 
 
-def _pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
+def pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
+    """Give the output these labels; it is zero where the input is."""
     recorder.give(op.out, dims, zero=recorder.labels(op.inputs[0]).zero)
 
 
@@ -48,7 +49,7 @@ def _permuted(recorder: Recorder, op: Op, places: Sequence[int]) -> None:
 @rule("t", "numpy_T", "mT")
 def matrix_transpose(recorder: Recorder, op: Op) -> None:
     """The two dimensions of a matrix change places."""
-    _pass_on(recorder, op, recorder.dims(op["self"])[::-1])
+    pass_on(recorder, op, recorder.dims(op["self"])[::-1])
 
 
 @rule("unsqueeze")
@@ -56,7 +57,7 @@ def unsqueeze(recorder: Recorder, op: Op) -> None:
     """A new dimension of size one."""
     dims = list(recorder.dims(op["self"]))
     dims.insert(op["dim"] % op.out.ndim, None)
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 @rule("squeeze")
@@ -66,7 +67,7 @@ def squeeze(recorder: Recorder, op: Op) -> None:
     chosen = op.get("dim")
     listed = range(x.ndim) if chosen is None else [chosen] if isinstance(chosen, int) else chosen
     gone = {d % max(x.ndim, 1) for d in listed if x.shape[d] == 1}
-    _pass_on(recorder, op, [d for i, d in enumerate(recorder.dims(x)) if i not in gone])
+    pass_on(recorder, op, [d for i, d in enumerate(recorder.dims(x)) if i not in gone])
 
 
 @rule("cat", "concat")
@@ -127,7 +128,7 @@ def pad(recorder: Recorder, op: Op) -> None:
         dims[axis] = np.pad(
             labels[start:stop], (max(0, before), max(0, after)), constant_values=code
         )
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 @rule("slice")
@@ -137,7 +138,7 @@ def slice_(recorder: Recorder, op: Op) -> None:
     dims = list(recorder.dims(op["self"]))
     labels = dims[axis]
     if labels is None:
-        _pass_on(recorder, op, dims)
+        pass_on(recorder, op, dims)
         return
     start, stop, step = slice(op["start"], op["end"], op["step"]).indices(len(labels))
     if step != 1:
@@ -149,7 +150,7 @@ def slice_(recorder: Recorder, op: Op) -> None:
         _boundary(recorder, labels, start, op["start"], given_start)
         _boundary(recorder, labels, stop, op["end"], given_stop)
     dims[axis] = _part(recorder, labels, start, stop) if step == 1 else labels[start:stop:step]
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 def _part(recorder: Recorder, labels: IntArray, start: int, stop: int) -> IntArray:
@@ -247,23 +248,6 @@ def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int
         start += width
 
 
-@rule("select")
-def select(recorder: Recorder, op: Op) -> None:
-    """One index of a dimension: along channels, a constant position cannot follow."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims.pop(op["dim"]), "single channels are taken by their position")
-    _pass_on(recorder, op, dims)
-
-
-@rule("unbind")
-def unbind(recorder: Recorder, op: Op) -> None:
-    """Every index of a dimension by itself."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims.pop(op.get("dim", 0)), "single channels are taken by their position")
-    for out in op.outputs:
-        recorder.give(out, dims, zero=recorder.labels(op["self"]).zero)
-
-
 @rule("expand")
 def expand(recorder: Recorder, op: Op) -> None:
     """A dimension of size one becomes any size, and follows whatever it meets."""
@@ -282,7 +266,7 @@ def expand(recorder: Recorder, op: Op) -> None:
             dims.append(np.full(new, ELASTIC, dtype=np.int64))
         else:
             dims.append(recorder.size_labels(given[axis], new))
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 def _example(recorder: Recorder) -> Dims | None:
@@ -306,70 +290,7 @@ def repeat(recorder: Recorder, op: Op) -> None:
         if isinstance(size, Size):
             recorder.freeze(size.terms.labels, "its size counts repetitions")
         dims.append(np.tile(labels, count))
-    _pass_on(recorder, op, dims)
-
-
-@rule("flip")
-def flip(recorder: Recorder, op: Op) -> None:
-    """Labels in reverse order: whatever survives keeps that order."""
-    dims = list(recorder.dims(op["self"]))
-    for axis in op["dims"]:
-        labels = dims[axis]
-        dims[axis] = None if labels is None else labels[::-1].copy()
-    _pass_on(recorder, op, dims)
-
-
-@rule("roll")
-def roll(recorder: Recorder, op: Op) -> None:
-    """Rolled channels would land elsewhere after a cut: they are kept; other dimensions pass."""
-    dims = list(recorder.dims(op["self"]))
-    for axis in op["dims"] or range(len(dims)):
-        recorder.freeze(dims[axis], "channels are rolled by a constant")
-    _pass_on(recorder, op, dims)
-
-
-@rule("index", "index_select", "gather", "_unsafe_index", "take_along_dim")
-def index(recorder: Recorder, op: Op) -> None:
-    """Dimensions that are indexed by position are kept; all others pass."""
-    x = op["self"]
-    dims = list(recorder.dims(x))
-    if "indices" not in op.arguments:
-        _index_one(recorder, op, dims)
-        return
-    indices = op["indices"]
-    used = [i for i, item in enumerate(indices) if item is not None]
-    for axis in used:
-        recorder.freeze(dims[axis], "channels are taken by constant positions")
-    for item in indices:
-        for labels in recorder.dims(item) if item is not None else ():
-            recorder.freeze(labels, "dimension of an index tensor")
-    added = op.out.ndim - (x.ndim - len(used))
-    together = used == list(range(used[0], used[-1] + 1)) if used else True
-    rest: list[LabelArray] = [d for i, d in enumerate(dims) if i not in used]
-    place = (used[0] if used else 0) if together else 0
-    rest[place:place] = [None] * added
-    _pass_on(recorder, op, rest)
-
-
-def _index_one(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
-    axis = op["dim"]
-    recorder.freeze(dims[axis], "channels are taken by constant positions")
-    dims[axis] = None
-    if op["self"].ndim == op["index"].ndim and "gather" in op.name:
-        reason = "dimension of an index tensor"
-        for labels in (*recorder.dims(op["index"]), *dims):
-            recorder.freeze(labels, reason)
-        dims = [None] * len(dims)
-    _pass_on(recorder, op, dims)
-
-
-@rule("unfold")
-def unfold(recorder: Recorder, op: Op) -> None:
-    """Sliding windows along one dimension, put last."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims[op["dimension"]], "windows slide along the channels")
-    dims[op["dimension"]] = None
-    _pass_on(recorder, op, [*dims, None])
+    pass_on(recorder, op, dims)
 
 
 @rule("glu")
@@ -381,7 +302,7 @@ def glu(recorder: Recorder, op: Op) -> None:
     if labels is not None:
         half = len(labels) // 2
         dims[axis] = recorder.unite(labels[:half], labels[half:])
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 @rule("as_strided")
