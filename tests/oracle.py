@@ -121,13 +121,20 @@ def norm_outputs(model: nn.Module, inputs: Any) -> dict[str, list[Tensor]]:
     return seen
 
 
+def kept_slices(plan: gs.Plan, site: tuple[str, int]) -> Tensor:
+    """Which slices of the uncut tensor the cut one holds, in order."""
+    kept = torch.from_numpy(plan.kept[site])
+    return kept[torch.from_numpy(plan.orders[site])] if site in plan.orders else kept
+
+
 def norm_drift(masked: nn.Module, cut: nn.Module, plan: gs.Plan, inputs: Any) -> float:
     """The worst drift over all BatchNorm outputs, on the channels the plan keeps."""
     before, after = norm_outputs(masked, inputs), norm_outputs(cut, inputs)
     worst = 0.0
     for name, calls in before.items():
-        kept = plan.kept.get((f"{name}.weight", 0), plan.kept.get((f"{name}.running_mean", 0)))
-        index = slice(None) if kept is None else torch.from_numpy(kept)
+        sites = [(f"{name}.weight", 0), (f"{name}.running_mean", 0)]
+        cut_sites = [site for site in sites if site in plan.kept]
+        index = kept_slices(plan, cut_sites[0]) if cut_sites else slice(None)
         worst = max(worst, drift([out[:, index] for out in calls], after[name]))
     return worst
 

@@ -9,6 +9,9 @@ from tests.nets.classic import CLASSIC
 from tests.nets.interfaces import INTERFACES
 from tests.nets.operators import OPERATORS
 from tests.nets.reshaping import RESHAPING
+from tests.nets.shuffling import SHUFFLING
 
-ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + OPERATORS + ATTENTION + INTERFACES + ATTRIBUTES
+ZOO: tuple[Case, ...] = (
+    CLASSIC + RESHAPING + SHUFFLING + OPERATORS + ATTENTION + INTERFACES + ATTRIBUTES
+)
 NAMES: tuple[str, ...] = tuple(case.name for case in ZOO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gammaslim.attributes import held_sizes
 from gammaslim.demands import Terms, Variable
-from gammaslim.findings import Dims, Findings, Reason, TensorLabels
+from gammaslim.findings import Dims, Findings, RawRecount, Reason, TensorLabels
 from gammaslim.graph import (
     FIXED,
     BoolArray,
@@ -28,6 +28,8 @@ from gammaslim.graph import (
 )
 from gammaslim.module_sizes import module_attributes
 from gammaslim.modules import first_paths
+from gammaslim.resolving import resolve
+from gammaslim.sequences import Arrangement
 
 UNREACHED = Reason("no forward pass reaches it")
 IGNORED = Reason("ignored by the user")
@@ -50,6 +52,7 @@ class Channels:
     inexact: BoolArray
     texts: tuple[Reason, ...]
     variables: Mapping[Variable, Terms]
+    arrangement: Arrangement
 
     def of(self, labels: IntArray) -> IntArray:
         """Channel id of every label, ``FIXED`` where an index is no channel."""
@@ -105,19 +108,18 @@ def assemble(
         witnesses=tuple(
             Witness(w.module, w.call, channels.dims(w.dims)) for w in findings.witnesses
         ),
-        recounts=tuple(
-            Recount(
-                r.operator,
-                r.call,
-                tuple(None if d is None else channels.dims(d) for d in r.inputs),
-                tuple(channels.dims(d) for d in r.outputs),
-            )
-            for r in findings.recounts
-        ),
+        recounts=tuple(_recount(r, channels) for r in findings.recounts),
+        arrangement=channels.arrangement,
         notes=subject.notes,
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
     )
+
+
+def _recount(raw: RawRecount, channels: Channels) -> Recount:
+    inputs = tuple(None if dims is None else channels.dims(dims) for dims in raw.inputs)
+    outputs = tuple(channels.dims(dims) for dims in raw.outputs)
+    return Recount(raw.operator, raw.call, inputs, outputs)
 
 
 def _freeze_by_name(
@@ -137,8 +139,10 @@ def _freeze_by_name(
 
 def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bool) -> Channels:
     """Number the classes that hold a slice of a named tensor, leaving out kernel sizes."""
-    resolved = findings.store.resolve()
-    counted, last = findings.reason(INEXACT), findings.reason(LAST)
+    for counted in findings.store.inexact if exact else ():
+        findings.store.freeze(counted, findings.reason(INEXACT))
+    resolved = resolve(findings.store, _labelled(labels), _seen(findings))
+    last = findings.reason(LAST)
     texts = tuple(findings.reasons)
     kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
     named = np.zeros(len(resolved.reasons), dtype=np.bool_)
@@ -150,11 +154,23 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
     table = np.append(number[resolved.classes], FIXED)
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
-    if exact:
-        reasons[(reasons < 0) & inexact] = counted
-    channels = Channels(table, reasons, inexact, texts, resolved.variables)
+    channels = Channels(table, reasons, inexact, texts, resolved.variables, resolved.arrangement)
+    arrangement = resolved.arrangement.mapped(channels.of)
     _keep_last(channels, labels, last)
-    return channels
+    return replace(channels, arrangement=arrangement)
+
+
+def _labelled(labels: Mapping[str, TensorLabels]) -> list[IntArray]:
+    return [dim for own in labels.values() for dim in own.dims if dim is not None]
+
+
+def _seen(findings: Findings) -> list[IntArray]:
+    """Label arrays by which verification gathers what the kept channels hold."""
+    several = [w.dims for w in findings.witnesses]
+    for recount in findings.recounts:
+        several += [*filter(None, recount.inputs), *recount.outputs]
+    distinct = {id(dim): dim for dims in several for dim in dims if dim is not None}
+    return list(distinct.values())
 
 
 def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels], last: int) -> None:

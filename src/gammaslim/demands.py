@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gammaslim.graph import FIXED, IntArray
+from gammaslim.graph import FIXED, BoolArray, IntArray
 
 _ONE = Fraction(1)
 
@@ -94,7 +94,7 @@ class Demand:
         return self.size.minus(Terms(((self.target, _ONE),)))
 
 
-class Classes(Protocol):
+class Settling(Protocol):
     """The union-find, as far as solving needs it."""
 
     def find(self, labels: IntArray) -> IntArray:
@@ -111,7 +111,10 @@ class Classes(Protocol):
 
 
 def solve(
-    demands: Iterable[Demand], pinned: Mapping[Variable, int], classes: Classes
+    demands: Iterable[Demand],
+    pinned: Mapping[Variable, int],
+    classes: Settling,
+    balanced: BoolArray,
 ) -> dict[Variable, Terms]:
     """Make every demand true for every cut, and say what each variable then is.
 
@@ -119,6 +122,7 @@ def solve(
         demands: the equations, in the order in which the code made them.
         pinned: variables that must keep their value, with the reason's number.
         classes: what is coupled so far; more is coupled, or frozen, here.
+        balanced: per class, whether it is balanced: there sizes agree in sum, for every cut.
 
     Returns:
         The variables that follow a cut, as sizes in labels only.
@@ -134,7 +138,7 @@ def solve(
             known[variable] = rest.scaled(-1 / share)
             defined[variable] = reason
         else:
-            _hold(balance, reason, classes)
+            _hold(balance, reason, classes, balanced)
     values = {variable: _in_labels(variable, known) for variable in defined}
     for variable, reason in defined.items():
         _make_whole(values[variable], reason, classes)
@@ -148,35 +152,38 @@ def _in_labels(variable: Variable, known: Mapping[Variable, Terms]) -> Terms:
     return Terms(terms.parts, terms.constant + free)
 
 
-def _hold(balance: Terms, reason: int, classes: Classes) -> None:
+def _hold(balance: Terms, reason: int, classes: Settling, balanced: BoolArray) -> None:
     """Make a size that must be zero so: couple the two sides, or freeze what is left over."""
-    wrong = _unbalanced(balance, classes)
-    if len(wrong) and (sides := _sides(balance)) is not None:
-        classes.couple(*sides, reason)
-        wrong = _unbalanced(balance, classes)
+    wrong = _unbalanced(balance, classes, balanced)
+    if len(wrong) and not balanced[classes.find(balance.labels)].any():
+        if (sides := _sides(balance)) is not None:
+            classes.couple(*sides, reason)
+        wrong = _unbalanced(balance, classes, balanced)
     classes.freeze(wrong, reason)
 
 
-def _unbalanced(balance: Terms, classes: Classes) -> IntArray:
+def _unbalanced(balance: Terms, classes: Settling, balanced: BoolArray) -> IntArray:
     """The classes whose removal would change the size."""
-    roots, shares = _by_class(balance, classes)
-    return roots[[share != 0 for share in shares]]
+    roots, amounts, _ = by_class(balance, classes)
+    wrong = roots[amounts != 0]
+    return wrong[~balanced[wrong]]
 
 
-def _by_class(terms: Terms, classes: Classes) -> tuple[IntArray, list[Fraction]]:
-    """Class roots, and by how much the size shrinks when each one goes."""
+def by_class(terms: Terms, classes: Settling) -> tuple[IntArray, IntArray, int]:
+    """Class roots, by how much the size shrinks when each one goes, and in which unit, 1 / n."""
     arrays = [classes.find(labels[labels >= 0]) for labels, _ in terms.parts]
+    unit = math.lcm(*(share.denominator for _, share in terms.parts))
     if not arrays:
-        return np.empty(0, dtype=np.int64), []
+        nothing = np.empty(0, dtype=np.int64)
+        return nothing, nothing, unit
+    shares = [
+        np.full(len(array), int(share * unit))
+        for array, (_, share) in zip(arrays, terms.parts, strict=True)
+    ]
     roots, index = np.unique(np.concatenate(arrays), return_inverse=True)
-    scale = math.lcm(*(share.denominator for _, share in terms.parts))
-    total = np.zeros(len(roots), dtype=np.int64)
-    start = 0
-    for array, (_, share) in zip(arrays, terms.parts, strict=True):
-        counts = np.bincount(index[start : start + len(array)], minlength=len(roots))
-        total += int(share * scale) * counts
-        start += len(array)
-    return roots, [Fraction(int(n), scale) for n in total]
+    amounts = np.zeros(len(roots), dtype=np.int64)
+    np.add.at(amounts, index, np.concatenate(shares))
+    return roots, amounts, unit
 
 
 def _sides(balance: Terms) -> tuple[IntArray, IntArray] | None:
@@ -192,14 +199,17 @@ def _sides(balance: Terms) -> tuple[IntArray, IntArray] | None:
     return (left, right) if len(left) == len(right) else None
 
 
-def _make_whole(value: Terms, reason: int, classes: Classes) -> None:
+def _make_whole(value: Terms, reason: int, classes: Settling) -> None:
     """See that a variable stays a whole number: keep what it divides in equal parts, or freeze."""
-    roots, shares = _by_class(value, classes)
-    if all(share.denominator == 1 for share in shares):
-        return
-    for labels, share in value.parts:
-        if len(labels) % share.denominator == 0:
-            rows = labels.reshape(share.denominator, -1)
-            classes.couple(np.broadcast_to(rows[:1], rows.shape).ravel(), rows.ravel(), reason)
-    roots, shares = _by_class(value, classes)
-    classes.freeze(roots[[share.denominator != 1 for share in shares]], reason)
+    if len(_fractional(value, classes)):
+        for labels, share in value.parts:
+            if len(labels) % share.denominator == 0:
+                rows = labels.reshape(share.denominator, -1)
+                classes.couple(np.broadcast_to(rows[:1], rows.shape).ravel(), rows.ravel(), reason)
+        classes.freeze(_fractional(value, classes), reason)
+
+
+def _fractional(value: Terms, classes: Settling) -> IntArray:
+    """The classes by each of which the value shrinks by no whole number."""
+    roots, amounts, unit = by_class(value, classes)
+    return roots[amounts % unit != 0]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gammaslim.graph import IntArray
@@ -13,18 +14,42 @@ Dims = tuple[LabelArray, ...]
 
 
 @dataclass(frozen=True)
+class Grid:
+    """A labelled dimension ``whole`` that was split in two, and where the two now are.
+
+    Dimension ``parts`` runs over equal parts, dimension ``inner`` within each.  ``strided``: the
+    inner one was the first, so that neighbours lie in different parts.
+    """
+
+    whole: IntArray
+    parts: int
+    inner: int
+    strided: bool
+
+    def moved(self, dims: Sequence[int]) -> Grid:
+        """The grid after ``permute(dims)``."""
+        return replace(self, parts=list(dims).index(self.parts), inner=list(dims).index(self.inner))
+
+    def at(self, dims: Sequence[int]) -> Grid:
+        """The grid among others: its dimensions 0, 1, ... are these of the tensor."""
+        return replace(self, parts=dims[self.parts], inner=dims[self.inner])
+
+
+@dataclass(frozen=True)
 class TensorLabels:
     """Labels of one tensor: one entry per dimension.
 
     ``zero``: where the masked network has a removed channel, this tensor holds exactly zero.
     ``reason``: number of the reason for which its unlabelled dimensions are fixed.
     ``layout``: shape and strides when the labels were given; an in-place change shows in them.
+    ``grid``: two of its dimensions are one that was split, and so far only moved about.
     """
 
     dims: Dims
     zero: bool = False
     reason: int = 0
     layout: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    grid: Grid | None = None
 
     @property
     def labelled(self) -> bool:

@@ -7,7 +7,7 @@ masks) is arithmetic on those arrays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import PlanError
+from gammaslim.sequences import Arrangement, order_of
 
 if TYPE_CHECKING:
     from gammaslim.plan import Plan
@@ -157,6 +158,7 @@ class ChannelGraph:
     ``shapes`` are those of every parameter and buffer when the network was traced; ``aliases``
     maps a second name of a shared tensor to its first.  Per channel, ``prunable`` says whether it
     may go and ``exact`` whether no operator depends on how many such channels there are.
+    ``arrangement`` says which layers must keep equal shares, and where a channel stands after that.
     ``traced_in_training``: training mode was traced by itself, because the network's own code asks
     for the mode and it could be run there.
     """
@@ -175,6 +177,7 @@ class ChannelGraph:
     attributes: tuple[SizeAttribute, ...]
     witnesses: tuple[Witness, ...] = ()
     recounts: tuple[Recount, ...] = ()
+    arrangement: Arrangement = field(default_factory=Arrangement)
     notes: tuple[str, ...] = ()
     traced_in_training: bool = True
     example_inputs: Any = field(default=None, repr=False)
@@ -227,7 +230,7 @@ class ChannelGraph:
 
         Raises:
             PlanError: the plan names a site that is not here, has other sizes, removes a frozen
-                channel, or removes some slices of a channel and keeps others.
+                channel, removes some slices of a channel and keeps others, or unbalances shares.
         """
         keep = np.ones(self.num_channels, dtype=np.bool_)
         for site, kept in plan.kept.items():
@@ -241,7 +244,48 @@ class ChannelGraph:
                 )
             keep[ids[gone]] = False
         self._check_whole(plan, keep)
+        self.check_balance(keep)
+        self._check_orders(plan, keep)
         return keep
+
+    def survivors(self, keep: BoolArray) -> Callable[[IntArray], IntArray]:
+        """A function from one dimension's channel ids to its surviving indices.
+
+        They come in the order in which the cut network has them: sorted, unless shuffled.
+        """
+        sequences = self.arrangement.survivors(keep)
+
+        def indices(ids: IntArray) -> IntArray:
+            kept = np.flatnonzero(kept_mask(ids, keep)).astype(np.int64)
+            sequence = sequences.get(ids.tobytes()) if sequences else None
+            return kept if sequence is None else kept[order_of(ids[kept], sequence)]
+
+        return indices
+
+    def kept_orders(self, keep: BoolArray) -> dict[Site, IntArray]:
+        """For every site whose kept slices must stand in another order than sorted: which."""
+        indices, orders = self.survivors(keep), dict[Site, IntArray]()
+        for site, ids in self.sites.items() if self.arrangement.steps else ():
+            order = np.argsort(np.argsort(indices(ids)))
+            if (np.diff(order) < 0).any():
+                orders[site] = order
+        return orders
+
+    def check_balance(self, keep: BoolArray) -> None:
+        """Refuse what layers that share a shuffle cannot be cut to.
+
+        Raises:
+            PlanError: one of them would keep more of some channels, another fewer, than their
+                parts need to stay equal.
+        """
+        for balance in self.arrangement.balances:
+            if not balance.allows(keep):
+                channel = balance.channels[~keep[balance.channels]][0]
+                raise PlanError(
+                    "Layers whose outputs are shuffled and cut into equal parts must keep equal "
+                    f"shares; these do not, first removed channel {channel}. Let select choose, "
+                    "or follow graph.arrangement."
+                )
 
     def kept_sites(self, keep: BoolArray) -> dict[Site, IntArray]:
         """Sorted kept indices of every site that shrinks when only ``keep`` survives."""
@@ -281,6 +325,17 @@ class ChannelGraph:
                 f"this graph has {len(ids)}. Was the plan made for another network?"
             )
         return ids
+
+    def _check_orders(self, plan: Plan, keep: BoolArray) -> None:
+        expected = self.kept_orders(keep)
+        for site in sorted({*expected, *plan.orders}):
+            found = plan.orders.get(site)
+            if found is None or not np.array_equal(expected.get(site, ()), found):
+                raise PlanError(
+                    f"The plan puts the kept slices of dimension {site[1]} of {site[0]!r} in "
+                    "another order than the shuffles of this graph ask for. Select a plan from "
+                    "this graph."
+                )
 
     def _check_whole(self, plan: Plan, keep: BoolArray) -> None:
         expected = self.kept_sites(keep)

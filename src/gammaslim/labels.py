@@ -1,21 +1,19 @@
-"""Integer labels and their union: which slices of all tensors live or die together.
+"""Integer labels: what is said of them while the network runs.
 
 A *label array* holds one entry per index of one tensor dimension: a label (``>= 0``), or a code
 below zero for an index that can never go.  Rules only ever append to a :class:`LabelStore`;
-:meth:`LabelStore.resolve` thinks once, at the end.
+:func:`gammaslim.resolving.resolve` thinks once, at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from gammaslim.demands import Demand, Terms, Variable, solve
+from gammaslim.demands import Demand, Terms, Variable
 from gammaslim.graph import BoolArray, IntArray
+from gammaslim.sequences import Operation, Step
 
 ELASTIC = np.iinfo(np.int64).min
 """Code of an index that was broadcast: it takes whatever size the other operand has."""
@@ -40,6 +38,7 @@ class Partition:
 
     A grouped convolution has input rows and output rows; its weight may hold one label per
     column (``columns``).  Either whole rows go (``whole`` allowed) or the same column of each.
+    ``followed``: steps tell what becomes of the parts, so that they may also go unlike each other.
     """
 
     rows: tuple[IntArray, ...]
@@ -47,6 +46,7 @@ class Partition:
     whole: bool
     reason: int
     goes_whole: bool = field(default=False)
+    followed: bool = False
 
     def edges(self, *, whole: bool) -> tuple[IntArray, IntArray]:
         """Label pairs to unite if whole rows go, or else the same column of every row."""
@@ -60,19 +60,6 @@ class Partition:
         return np.concatenate(lefts), np.concatenate(rights)
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What :meth:`LabelStore.resolve` found: per label its class, per class its properties.
-
-    ``variables``: the modules' own numbers that follow a cut, as sizes in labels.
-    """
-
-    classes: IntArray
-    reasons: IntArray
-    inexact: BoolArray
-    variables: Mapping[Variable, Terms]
-
-
 class LabelStore:
     """Append-only record of everything that rules say about labels."""
 
@@ -83,9 +70,12 @@ class LabelStore:
         self.lefts: list[IntArray] = []
         self.rights: list[IntArray] = []
         self.frozen: list[tuple[IntArray, int]] = []
-        self._inexact: list[IntArray] = []
-        self._partitions: list[Partition] = []
-        self._demands: list[Demand] = []
+        self.inexact: list[IntArray] = []
+        self.partitions: list[Partition] = []
+        self.demands: list[Demand] = []
+        self.sequences: list[IntArray] = []
+        self.steps: list[tuple[int, Step]] = []
+        self._numbers: dict[int, int] = {}
         self.pinned: dict[Variable, int] = {}
 
     def fresh(self, length: int) -> IntArray:
@@ -123,118 +113,34 @@ class LabelStore:
 
     def mark_inexact(self, labels: IntArray) -> None:
         """Some operator depends on how many of these there are."""
-        self._inexact.append(labels[labels >= 0].ravel())
+        self.inexact.append(labels[labels >= 0].ravel())
 
     def partition(self, partition: Partition) -> None:
         """Keep these parts equal."""
-        self._partitions.append(partition)
+        self.partitions.append(partition)
 
     def demand(self, target: IntArray, size: Terms, reason: int) -> None:
         """The number of survivors of ``target`` must always equal ``size``."""
         whole = len(size.parts) == 1 and size.parts[0][1] == 1 and size.constant == 0
         if size.variables or not (whole and np.array_equal(size.parts[0][0], target)):
-            self._demands.append(Demand(target, size, reason))
+            self.demands.append(Demand(target, size, reason))
 
     def pin(self, variable: Variable, reason: int) -> None:
         """This number of a module must keep its value."""
         self.pinned.setdefault(variable, reason)
 
-    def resolve(self) -> Resolved:
-        """Unite, settle the partitions and the demands, and number the classes from 0."""
-        classes = _Classes(self)
-        for partition in self._partitions:
-            classes.settle(partition)
-        variables = solve(self._demands, self.pinned, classes)
-        for labels in self._inexact:
-            classes.inexact[classes.find(labels)] = True
-        return classes.resolved(variables)
+    def derive(self, result: IntArray, operation: Operation, *operands: IntArray) -> None:
+        """Record how the order of ``result`` comes about, whatever is cut."""
+        numbers = tuple(self._number_of(operand) for operand in operands)
+        self.steps.append((self._number_of(result), Step(operation, numbers)))
+
+    def _number_of(self, sequence: IntArray) -> int:
+        number = self._numbers.setdefault(id(sequence), len(self.sequences))
+        if number == len(self.sequences):
+            self.sequences.append(sequence)  # kept, so its id stays good
+        return number
 
     def _freeze_met(self, fixed: IntArray, labels: IntArray, where: BoolArray) -> None:
         for code in np.unique(fixed[where]):
             if code != ELASTIC:
                 self.freeze(labels[where & (fixed == code)], reason_number(int(code)))
-
-
-class _Classes:
-    """The union-find while it is being settled: a forest over the first components."""
-
-    def __init__(self, store: LabelStore) -> None:
-        self._component = _components(store.count, store.lefts, store.rights)
-        number = int(self._component.max(initial=-1)) + 1
-        self._parent = np.arange(number, dtype=np.int64)
-        self._reasons = np.full(number, -1, dtype=np.int64)
-        self.inexact = np.zeros(number, dtype=np.bool_)
-        for labels, reason in reversed(store.frozen):
-            self._reasons[self._component[labels]] = reason
-
-    def find(self, labels: IntArray) -> IntArray:
-        """The root class of every label (labels only, no fixed codes)."""
-        roots = self._component[labels]
-        while not np.array_equal(above := self._parent[roots], roots):
-            roots = above
-        return roots
-
-    def settle(self, partition: Partition) -> None:
-        """Choose whole rows or equal columns, whichever leaves more classes prunable."""
-        choices = [False, True] if partition.whole else [False]
-        outcomes = [self._joined(*partition.edges(whole=choice)) for choice in choices]
-        best = int(np.argmax([np.count_nonzero(~frozen) for _, _, frozen in outcomes]))
-        partition.goes_whole = choices[best]
-        self._apply(*outcomes[best], partition.reason)
-        if partition.goes_whole:
-            for column in partition.columns:
-                if column is not None:
-                    self._reasons[self.find(column[column >= 0])] = partition.reason
-
-    def couple(self, lefts: IntArray, rights: IntArray, reason: int) -> None:
-        """Unite pairs of labels; what meets a fixed index freezes for ``reason``."""
-        self._apply(*self._joined(lefts, rights), reason)
-
-    def freeze(self, roots: IntArray, reason: int) -> None:
-        """Freeze whole classes, unless they are already."""
-        self._reasons[roots] = np.where(self._reasons[roots] < 0, reason, self._reasons[roots])
-
-    def resolved(self, variables: Mapping[Variable, Terms]) -> Resolved:
-        """Number the classes in the order in which their labels were made."""
-        roots = self.find(np.arange(len(self._component)))
-        first = np.unique(roots, return_index=True)
-        order = np.argsort(first[1], kind="stable")
-        number = np.empty(len(self._parent), dtype=np.int64)
-        kept = first[0][order]
-        number[kept] = np.arange(len(kept))
-        return Resolved(number[roots], self._reasons[kept], self.inexact[kept], variables)
-
-    def _joined(self, lefts: IntArray, rights: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
-        """Class roots concerned, the part each would join, and which parts would be frozen."""
-        both = (lefts >= 0) & (rights >= 0)
-        lone = np.concatenate([lefts[~both], rights[~both]])
-        lone = self.find(lone[lone >= 0])
-        left, right = self.find(lefts[both]), self.find(rights[both])
-        roots = np.unique(np.concatenate([left, right, lone]))
-        edges = [np.searchsorted(roots, left)], [np.searchsorted(roots, right)]
-        parts = _components(len(roots), *edges)
-        frozen = np.zeros(int(parts.max(initial=-1)) + 1, dtype=np.bool_)
-        frozen[parts[self._reasons[roots] >= 0]] = True
-        frozen[parts[np.searchsorted(roots, lone)]] = True
-        return roots, parts, frozen
-
-    def _apply(self, roots: IntArray, parts: IntArray, frozen: BoolArray, reason: int) -> None:
-        if len(roots) == 0:
-            return
-        head = np.full(len(frozen), len(self._parent), dtype=np.int64)
-        np.minimum.at(head, parts, roots)
-        why = np.full(len(frozen), -1, dtype=np.int64)
-        np.maximum.at(why, parts, self._reasons[roots])
-        why[frozen & (why < 0)] = reason
-        self._parent[roots] = head[parts]
-        self._reasons[head] = why
-
-
-def _components(count: int, lefts: list[IntArray], rights: list[IntArray]) -> IntArray:
-    if count == 0:
-        return np.empty(0, dtype=np.int64)
-    left = np.concatenate(lefts) if lefts else np.empty(0, dtype=np.int64)
-    right = np.concatenate(rights) if rights else np.empty(0, dtype=np.int64)
-    ones = np.ones(len(left))
-    matrix = coo_array((ones, (left, right)), shape=(count, count))
-    return connected_components(matrix, directed=False)[1].astype(np.int64)

@@ -13,7 +13,9 @@ import numpy as np
 from gammaslim.errors import PlanError
 from gammaslim.graph import IntArray, Site
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knew no orders."""
 
 AttributeValue = int | tuple[int, ...]
 
@@ -24,11 +26,14 @@ class Plan:
 
     Only sites that shrink are listed.  ``sizes`` holds the length of each listed dimension before
     the cut; ``attributes`` the new values of the modules' own numbers (``"conv.groups": 16``).
+    ``orders`` lists the sites behind a channel shuffle whose kept slices must stand in another
+    order than sorted: slice ``i`` of the cut tensor is ``kept[orders[i]]`` of the uncut one.
     """
 
     kept: Mapping[Site, IntArray]
     sizes: Mapping[Site, int]
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])
+    orders: Mapping[Site, IntArray] = field(default_factory=dict[Site, IntArray])
 
     def __post_init__(self) -> None:
         """Refuse records that no cut could follow."""
@@ -36,6 +41,13 @@ class Plan:
             raise PlanError("A plan needs one size for each kept site, and no others.")
         for site, indices in self.kept.items():
             _check_indices(site, indices, self.sizes[site])
+        for site, order in self.orders.items():
+            _check_order(site, order, len(self.kept.get(site, ())))
+
+    def indices(self, site: Site) -> IntArray:
+        """The kept indices of a site, in the order of the cut tensor."""
+        order = self.orders.get(site)
+        return self.kept[site] if order is None else self.kept[site][order]
 
     def __eq__(self, other: object) -> bool:
         """Equal when they keep the same indices of the same sites and set the same attributes."""
@@ -44,7 +56,8 @@ class Plan:
         return (
             dict(self.sizes) == dict(other.sizes)
             and dict(self.attributes) == dict(other.attributes)
-            and all(np.array_equal(self.kept[site], other.kept[site]) for site in self.kept)
+            and set(self.orders) == set(other.orders)
+            and all(np.array_equal(self.indices(s), other.indices(s)) for s in self.kept)
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -59,19 +72,18 @@ class Plan:
 
         ``later``'s indices count within what this plan keeps; the result counts in the original.
         """
-        kept, sizes = dict(self.kept), dict(self.sizes)
-        for site, indices in later.kept.items():
-            earlier = self.kept.get(site)
-            if earlier is None:
-                kept[site], sizes[site] = indices, later.sizes[site]
-                continue
-            if len(earlier) != later.sizes[site]:
+        stays = {site: self.indices(site) for site in self.kept}
+        sizes = {**later.sizes, **self.sizes}
+        for site in later.kept:
+            indices = later.indices(site)
+            earlier = stays.get(site)
+            if earlier is not None and len(earlier) != later.sizes[site]:
                 raise PlanError(
                     f"The later plan expects {later.sizes[site]} indices in dimension {site[1]} "
                     f"of {site[0]!r}; the earlier one leaves {len(earlier)}."
                 )
-            kept[site] = earlier[indices]
-        return Plan(kept, sizes, {**self.attributes, **later.attributes})
+            stays[site] = indices if earlier is None else earlier[indices]
+        return arranged_plan(stays, sizes, {**self.attributes, **later.attributes})
 
     def to_json(self) -> str:
         """The plan as JSON text; :meth:`from_json` reads it back."""
@@ -81,11 +93,15 @@ class Plan:
                 "dim": dim,
                 "size": self.sizes[(name, dim)],
                 "kept": kept.tolist(),
+                **self._order_entry((name, dim)),
             }
             for (name, dim), kept in sorted(self.kept.items())
         ]
         record = {"gammaslim_plan": VERSION, "sites": sites, "attributes": dict(self.attributes)}
         return json.dumps(record, separators=(",", ":"))
+
+    def _order_entry(self, site: Site) -> dict[str, list[int]]:
+        return {"order": self.orders[site].tolist()} if site in self.orders else {}
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -100,10 +116,10 @@ class Plan:
             raise PlanError(f"A plan must be JSON text; found {text[:40]!r} ({error}).") from error
         if not isinstance(record, dict) or "gammaslim_plan" not in record:
             raise PlanError("This JSON is not a plan: it has no 'gammaslim_plan' version.")
-        if record["gammaslim_plan"] != VERSION:
+        if record["gammaslim_plan"] not in READABLE:
             raise PlanError(
                 f"This plan has version {record['gammaslim_plan']!r}; this gammaslim reads "
-                f"version {VERSION}. Install the gammaslim that wrote it."
+                f"versions up to {VERSION}. Install the gammaslim that wrote it."
             )
         try:
             return _from_record(record)
@@ -114,15 +130,45 @@ class Plan:
 def _from_record(record: dict[str, Any]) -> Plan:
     kept: dict[Site, IntArray] = {}
     sizes: dict[Site, int] = {}
+    orders: dict[Site, IntArray] = {}
     for entry in record["sites"]:
         site = (str(entry["tensor"]), index(entry["dim"]))
-        kept[site] = np.array([index(value) for value in entry["kept"]], dtype=np.int64)
+        kept[site] = _integers(entry["kept"])
         sizes[site] = index(entry["size"])
+        if "order" in entry:
+            orders[site] = _integers(entry["order"])
     attributes: dict[str, AttributeValue] = {
         str(name): tuple(index(v) for v in value) if isinstance(value, list) else index(value)
         for name, value in record["attributes"].items()
     }
-    return Plan(kept, sizes, attributes)
+    return Plan(kept, sizes, attributes, orders)
+
+
+def _integers(values: list[Any]) -> IntArray:
+    return np.array([index(value) for value in values], dtype=np.int64)
+
+
+def arranged_plan(
+    stays: Mapping[Site, IntArray],
+    sizes: Mapping[Site, int],
+    attributes: Mapping[str, AttributeValue],
+) -> Plan:
+    """The plan of which ``stays`` holds the kept indices, in the order of the cut tensors."""
+    ranks = {site: np.argsort(np.argsort(indices)) for site, indices in stays.items()}
+    return Plan(
+        {site: np.sort(indices) for site, indices in stays.items()},
+        sizes,
+        attributes,
+        {site: rank for site, rank in ranks.items() if (np.diff(rank) < 0).any()},
+    )
+
+
+def _check_order(site: Site, order: IntArray, length: int) -> None:
+    if not np.array_equal(np.sort(order), np.arange(length)):
+        raise PlanError(
+            f"The order of dimension {site[1]} of {site[0]!r} must hold each number in "
+            f"0..{length - 1} once; found {np.array2string(order, threshold=8)}."
+        )
 
 
 def _check_indices(site: Site, indices: IntArray, size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ from gammaslim.demands import Terms, Variable
 from gammaslim.findings import (
     Dims,
     Findings,
+    Grid,
     RawRecount,
     RawWitness,
     RawWork,
@@ -135,11 +136,17 @@ class Recorder:
     # ---- what rules say -------------------------------------------------------------------
 
     def give(
-        self, tensor: Tensor, dims: Sequence[LabelArray], *, zero: bool = False, reason: int = 0
+        self,
+        tensor: Tensor,
+        dims: Sequence[LabelArray],
+        *,
+        zero: bool = False,
+        reason: int = 0,
+        grid: Grid | None = None,
     ) -> None:
         """Attach labels to an output."""
         layout = (tuple(tensor.shape), tensor.stride())
-        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, layout)
+        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, layout, grid)
         if labels.labelled or labels.reason or hasattr(tensor, _ATTRIBUTE):
             setattr(tensor, _ATTRIBUTE, labels)
 
@@ -281,10 +288,15 @@ class Recorder:
         elif given is not None:
             self.freeze(target, f"the size {int(given)} is written as a constant")
 
-    def tie(self, rows: IntArray, text: str) -> None:
-        """Keep the rows equal: the same column of every row lives or dies together."""
-        partition = Partition((rows,), (None,), whole=False, reason=self.reason(text))
-        self.store.partition(partition)
+    def tie(
+        self, rows: IntArray, text: str, *, column: LabelArray = None, followed: bool = False
+    ) -> None:
+        """Keep the rows equal: the same column of every row lives or dies together.
+
+        ``column`` holds a label for each column; ``followed``: see :class:`Partition`.
+        """
+        partition = Partition((rows,), (column,), whole=False, reason=self.reason(text))
+        self.store.partition(replace(partition, followed=followed))
 
     # ---- what the modes call --------------------------------------------------------------
 

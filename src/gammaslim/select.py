@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gammaslim.chains import Chain, chain_of
 from gammaslim.errors import NothingToPruneError, PlanError, ScoreError, TargetError
 from gammaslim.graph import BoolArray, ChannelGraph, IntArray
 from gammaslim.plan import AttributeValue, Plan
@@ -46,6 +47,11 @@ def select(  # noqa: PLR0913 -- the public surface: every option is keyword-only
         min_channels: every group keeps at least this many channels.
         max_remove: at most this share of a group's width may go.
 
+    Layers that share a shuffle must keep equal shares.  They become narrower together, step by
+    step: in each step the lowest-scored channels go of every run (see
+    :class:`gammaslim.sequences.Balance`), ranked by the mean of their scores, and a threshold
+    spares the step if any of them lies above it.  The limits then hold for each layer's width.
+
     Raises:
         TargetError: not exactly one target, a number out of range, or a target that floors, caps
             and frozen channels put out of reach; the text names the closest reachable value.
@@ -71,7 +77,7 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
     """The plan that leaves exactly the channels in the boolean mask ``keep``.
 
     Raises:
-        PlanError: the mask has another length, removes a frozen channel, or empties a site.
+        PlanError: the mask has another length, removes a frozen channel, or unbalances shares.
     """
     keep = np.asarray(keep, dtype=np.bool_)
     if keep.shape != (graph.num_channels,):
@@ -84,9 +90,10 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
             f"The mask removes {len(frozen)} frozen channels, first channel {frozen[0]}. Keep "
             "those where graph.prunable is False; graph.frozen says why they are."
         )
+    graph.check_balance(keep)
     kept = graph.kept_sites(keep)
     sizes = {site: len(graph.sites[site]) for site in kept}
-    return Plan(kept, sizes, changed_attributes(graph, keep))
+    return Plan(kept, sizes, changed_attributes(graph, keep), graph.kept_orders(keep))
 
 
 @dataclass(frozen=True)
@@ -114,91 +121,128 @@ class _Limits:
         rounded = -(-kept // self.round_to) * self.round_to
         return widths - np.minimum(rounded, widths)
 
+    def allowed(self, chain: Chain) -> BoolArray:
+        """After how many steps of a chain every layer in it has a width that is allowed."""
+        full = chain.widths[0]
+        cap = np.floor(full * self.max_remove + 1e-9).astype(np.int64)
+        floor = np.maximum(self.min_channels, full - cap)
+        good = (chain.widths >= floor) & (chain.widths % self.round_to == 0)
+        return (good | (chain.widths == full)).all(axis=1)
+
 
 @dataclass(frozen=True, eq=False)
 class _Ranking:
-    """All candidates in the order in which they go.
+    """All that may go, and in which order.
 
-    Per candidate: its ``channels`` id, its ``groups`` index, its ``places`` within that group
-    (0 goes first) and its ``scores``.  Per group: ``widths``, and how many are ``candidates``.
+    Per channel: its ``channels`` id, its ``groups`` index, and its place within that group, of
+    which 0 goes first.  Chains count as groups and their steps as places; they come after the
+    others.  Per place, all groups together in the order in which they go: the index of the group
+    ``asked``, and in ``scores`` what a threshold must reach.  Per plain group: ``widths``, and how
+    many are ``candidates``; per chain: ``reached``, the steps to take if so many are asked.
     """
 
     channels: IntArray
     groups: IntArray
     places: IntArray
+    asked: IntArray
     scores: FloatArray
     widths: IntArray
     candidates: IntArray
+    reached: tuple[IntArray, ...]
     limits: _Limits
     num_channels: int
 
     def after(self, count: int) -> BoolArray:
-        """The keep mask once the first ``count`` candidates are asked to go."""
-        return self.without(self.groups[:count])
+        """The keep mask once the first ``count`` places are asked to go."""
+        return self.without(self.asked[:count])
 
     def without(self, asked: IntArray) -> BoolArray:
         """The keep mask if each group loses as many as it occurs in ``asked``, limits allowing."""
-        wanted = np.bincount(asked, minlength=len(self.widths))
-        going = self.limits.removable(wanted, self.widths, self.candidates)
+        plain = len(self.widths)
+        wanted = np.bincount(asked, minlength=plain + len(self.reached))
+        going = self.limits.removable(wanted[:plain], self.widths, self.candidates)
+        steps = [own[count] for own, count in zip(self.reached, wanted[plain:], strict=True)]
+        going = np.concatenate([going, np.array(steps, dtype=np.int64)])
         keep = np.ones(self.num_channels, dtype=np.bool_)
         keep[self.channels[self.places < going[self.groups]]] = False
         return keep
 
 
 def _rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: _Limits) -> _Ranking:
+    values = _checked_scores(graph, scores)
+    chains = _chains(graph, values)
     channels, groups = _candidates(graph)
-    values = _checked_scores(graph, scores, channels)
     widths = np.array([group.width for group in graph.groups], dtype=np.int64)
     counts = np.bincount(groups, minlength=len(widths))
     # Places within each group: sort by (group, score, id), count from each group's start.
-    inner = np.lexsort((channels, values, groups))
+    inner = np.lexsort((channels, values[channels], groups))
     places = np.empty(len(channels), dtype=np.int64)
     places[inner] = np.arange(len(channels)) - np.repeat(np.cumsum(counts) - counts, counts)
     # The middle of each place, as in Sainte-Laguë's method, shares ties out in proportion.
-    share = (places + 0.5) / counts[groups]
-    keys = (groups, share, values) if scope == "global" else (groups, values, share)
-    order = np.lexsort(keys)
+    share = np.concatenate([(places + 0.5) / counts[groups], *(c.shares for c in chains)])
+    means = np.concatenate([values[channels], *(c.means for c in chains)])
+    largest = np.concatenate([values[channels], *(c.largest for c in chains)])
+    numbers = [np.full(len(c.means), len(widths) + i) for i, c in enumerate(chains)]
+    asked = np.concatenate([groups, *numbers]).astype(np.int64)
+    order = np.lexsort((asked, share, means) if scope == "global" else (asked, means, share))
+    owners = [np.full(len(c.channels), len(widths) + i) for i, c in enumerate(chains)]
     return _Ranking(
-        channels=channels[order],
-        groups=groups[order],
-        places=places[order],
-        scores=values[order],
+        channels=np.concatenate([channels, *(c.channels for c in chains)]),
+        groups=np.concatenate([groups, *owners]).astype(np.int64),
+        places=np.concatenate([places, *(c.places for c in chains)]),
+        asked=asked[order],
+        scores=largest[order],
         widths=widths,
         candidates=counts.astype(np.int64),
+        reached=tuple(_reached(limits.allowed(chain)) for chain in chains),
         limits=limits,
         num_channels=graph.num_channels,
     )
 
 
+def _reached(allowed: BoolArray) -> IntArray:
+    """For each number of steps the largest that is not more and is allowed."""
+    return np.maximum.accumulate(np.where(allowed, np.arange(len(allowed)), 0))
+
+
+def _chains(graph: ChannelGraph, scores: FloatArray) -> list[Chain]:
+    """The chains of all balances that may change and hold a scale."""
+    free = graph.prunable & graph.scored
+    balances = [b for b in graph.arrangement.balances if free[b.channels].any()]
+    return [chain_of(balance, scores, graph.scored) for balance in balances]
+
+
 def _candidates(graph: ChannelGraph) -> tuple[IntArray, IntArray]:
-    """Ids of the channels that may go and have a score, and the index of each one's group."""
+    """Channels that may go one by one and have a score, and the index of each one's group."""
     group_of = np.full(graph.num_channels, -1, dtype=np.int64)
     for index, group in enumerate(graph.groups):
         if group.prunable:
             group_of[group.channels] = index
+    for balance in graph.arrangement.balances:
+        group_of[balance.channels] = -1
     channels = np.flatnonzero(graph.prunable & graph.scored & (group_of >= 0)).astype(np.int64)
+    return channels, group_of[channels]
+
+
+def _checked_scores(graph: ChannelGraph, scores: FloatArray) -> FloatArray:
+    channels = np.flatnonzero(graph.prunable & graph.scored)
     if not len(channels):
         raise NothingToPruneError(
             f"Channels were to be selected, but of this graph's {graph.num_channels} none is both "
             "prunable and the owner of a BatchNorm scale. graph.frozen says why."
         )
-    return channels, group_of[channels]
-
-
-def _checked_scores(graph: ChannelGraph, scores: FloatArray, channels: IntArray) -> FloatArray:
     values = np.asarray(scores, dtype=np.float64)
     if values.shape != (graph.num_channels,):
         raise ScoreError(
             f"Scores of shape {values.shape} were given; this graph has {graph.num_channels} "
             "channels. Score the network with this graph."
         )
-    chosen = values[channels]
-    if (bad := np.flatnonzero(np.isnan(chosen))).size:
+    if (bad := channels[np.isnan(values[channels])]).size:
         raise ScoreError(
             f"{len(bad)} of {len(channels)} prunable channels that hold a scale have the score "
-            f"NaN, first channel {channels[bad[0]]}. Give each of them a number."
+            f"NaN, first channel {bad[0]}. Give each of them a number."
         )
-    return chosen
+    return values
 
 
 def _one_target(targets: dict[str, float | None]) -> tuple[str, float]:
@@ -219,14 +263,14 @@ def _check_share(name: str, value: float) -> None:
         raise TargetError(f"{name}={value!r} was asked; it is a share, from 0 to 1.")
 
 
-def _remove_channels(graph: ChannelGraph, ranking: _Ranking, ratio: float) -> BoolArray:  # noqa: ARG001
-    total = len(ranking.channels)
+def _remove_channels(graph: ChannelGraph, ranking: _Ranking, ratio: float) -> BoolArray:
+    total = int(np.count_nonzero(graph.prunable & graph.scored))
     wanted = round(ratio * total)
 
     def removed(keep: BoolArray) -> int:
-        return int(np.count_nonzero(~keep))
+        return int(np.count_nonzero(~keep & graph.scored))
 
-    most = removed(ranking.after(total))
+    most = removed(ranking.after(len(ranking.asked)))
     if most < wanted:
         # Rounded so that asking for the number in the text works.
         _unreachable("remove_channels", ratio, math.floor(1000 * most / total) / 1000)
@@ -247,14 +291,14 @@ def _keep_cost(
     # A network without any work costs 0 of 0. Dividing rounds 344 of 1000 to what 0.344 reads as,
     # so that a share equal to the target meets it; multiplying would not.
     total = max(cost(ranking.after(0)), 1)
-    least = cost(ranking.after(len(ranking.channels)))
+    least = cost(ranking.after(len(ranking.asked)))
     if least / total > ratio:
         _unreachable(name, ratio, math.ceil(1000 * least / total) / 1000)
     return _first(ranking, lambda keep: cost(keep) / total <= ratio)
 
 
 def _threshold(graph: ChannelGraph, ranking: _Ranking, value: float) -> BoolArray:  # noqa: ARG001
-    return ranking.without(ranking.groups[ranking.scores <= value])
+    return ranking.without(ranking.asked[ranking.scores <= value])
 
 
 _MEET: dict[str, Callable[[ChannelGraph, _Ranking, float], BoolArray]] = {
@@ -266,11 +310,11 @@ _MEET: dict[str, Callable[[ChannelGraph, _Ranking, float], BoolArray]] = {
 
 
 def _first(ranking: _Ranking, met: Callable[[BoolArray], bool]) -> BoolArray:
-    """The keep mask after the fewest candidates that meet the target; all of them do.
+    """The keep mask after the fewest places that meet the target; all of them do.
 
     Bisection: what goes at ``count`` also goes at ``count + 1``, so a target once met stays met.
     """
-    low, high = 0, len(ranking.channels)
+    low, high = 0, len(ranking.asked)
     while low < high:
         middle = (low + high) // 2
         if met(ranking.after(middle)):

@@ -36,10 +36,10 @@ class Undo:
 
 
 def cuts_by_tensor(plan: Plan) -> dict[str, dict[int, IntArray]]:
-    """The plan's kept indices, gathered per tensor: name -> dimension -> indices."""
+    """The plan's kept indices in their order, per tensor: name -> dimension -> indices."""
     cuts: dict[str, dict[int, IntArray]] = {}
-    for (name, dim), kept in plan.kept.items():
-        cuts.setdefault(name, {})[dim] = kept
+    for name, dim in plan.kept:
+        cuts.setdefault(name, {})[dim] = plan.indices((name, dim))
     return cuts
 
 
@@ -136,7 +136,8 @@ def _by_owner(plan: Plan) -> dict[str, Plan]:
     for path in {**kept, **attributes}:
         own, prefix = kept.get(path, {}), f"{path}." if path else ""
         sizes = {(name, dim): plan.sizes[(prefix + name, dim)] for name, dim in own}
-        parts[path] = Plan(own, sizes, attributes.get(path, {}))
+        orders = {s: plan.orders[p] for s in own if (p := (prefix + s[0], s[1])) in plan.orders}
+        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders)
     return parts
 
 
@@ -155,6 +156,7 @@ def _prefixed(plan: Plan, prefix: str) -> Plan:
         {(prefix + name, dim): kept for (name, dim), kept in plan.kept.items()},
         {(prefix + name, dim): size for (name, dim), size in plan.sizes.items()},
         {prefix + path: value for path, value in plan.attributes.items()},
+        {(prefix + name, dim): order for (name, dim), order in plan.orders.items()},
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,24 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from torch.nn.modules.module import register_module_forward_hook
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from gammaslim.calling import call_arguments, copied, doubled, map_tensors, output_tensors
+from gammaslim.calling import call_arguments, copied, doubled, map_tensors
 from gammaslim.fakes import fake_copy, quiet_fake_tensors
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray, Recount, kept_mask
+from gammaslim.graph import BoolArray, ChannelGraph
 from gammaslim.modules import (
     SEED,
-    first_paths,
     named_aliases,
     named_tensors,
     preserved_attributes,
     preserved_random_state,
     training_mode,
 )
-
-OUTPUT = "network output"
+from gammaslim.running import Key, Recounting, gathered, run_observed
 
 TOLERANCES: Mapping[torch.dtype, float] = {
     torch.float64: 1e-9,
@@ -55,10 +49,6 @@ class Verdict:
     def holds(self) -> bool:
         """Whether the law holds everywhere it was compared."""
         return not self.blamed
-
-
-Key = tuple[str, int]
-"""Which output: a leaf module's path, or :data:`OUTPUT`, and the number of the call."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +82,19 @@ def reference(
     ``double`` computes in float64.
     """
     recounts = {(r.operator, r.call): r for r in graph.recounts}
-    mode = _Recounting(recounts, keep) if recounts else contextlib.nullcontext()
+    survivors = graph.survivors(keep)
+    mode = Recounting(recounts, survivors) if recounts else contextlib.nullcontext()
     dims = {(w.module, w.call): w.dims for w in graph.witnesses}
 
     def shrink(key: Key, output: Tensor) -> Tensor:
-        kept = _gathered(output, dims.get(key, ()), keep)
+        kept = gathered(output, dims.get(key, ()), survivors)
         return copied(output) if kept is output else kept
 
     precise = _doubled if double else _as_it_is
     inputs = map_tensors(graph.example_inputs, lambda t: precise(_nudged(_informative(t), nudge)))
     state = {**(_state_in_double(model) if double else {}), **masked}
     state = {name: precise(_nudged(tensor, nudge)) for name, tensor in state.items()}
-    return Evidence(_run(model, inputs, state, mode, shrink))
+    return Evidence(run_observed(model, inputs, state, mode, shrink))
 
 
 @dataclass(frozen=True)
@@ -173,7 +164,7 @@ def compare(
     precise = _doubled if double else _as_it_is
     inputs = map_tensors(graph.example_inputs, lambda t: precise(_informative(t)))
     state = _state_in_double(model) if double else {}
-    found = _run(model, inputs, state, contextlib.nullcontext(), look)
+    found = run_observed(model, inputs, state, contextlib.nullcontext(), look)
     missing = _Difference(float("inf"), "is not there any more")
     largest, blamed, message = 0.0, "", ""
     for key, want in expected.seen.items():
@@ -254,35 +245,6 @@ def _training_error(
     return None
 
 
-def _run(
-    model: nn.Module,
-    inputs: Any,
-    state: Mapping[str, Tensor],
-    mode: Any,
-    look: Callable[[Key, Tensor], Any],
-) -> dict[Key, Any]:
-    """Run in evaluation mode; what ``look`` makes of every output, as soon as it is there."""
-    seen: dict[Key, Any] = {}
-    tensors = named_tensors(model)
-    owned = tensors.keys() - named_aliases(tensors).keys()
-    buffers = {n: tensors[n].clone() for n in owned if not isinstance(tensors[n], nn.Parameter)}
-    args, kwargs = call_arguments(model, inputs)
-    with (
-        preserved_random_state(),
-        training_mode(model, training=False),
-        preserved_attributes(model),
-        _leaf_outputs(model, seen, look),
-        _full_precision(),
-        torch.no_grad(),
-        mode,
-        _NoDropout(),
-    ):
-        output = functional_call(model, {**buffers, **state}, args, kwargs)
-    for index, tensor in enumerate(output_tensors(output)):
-        seen[(OUTPUT, index)] = look((OUTPUT, index), tensor.detach())
-    return seen
-
-
 def _informative(tensor: Tensor) -> Tensor:
     """Noise in place of a constant example such as zeros, which would prove little."""
     varied = bool((tensor != tensor.flatten()[:1]).any()) if tensor.numel() else True
@@ -297,110 +259,3 @@ def _nudged(tensor: Tensor, amount: float) -> Tensor:
         return tensor
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(SEED))
     return tensor * (1 + amount * noise.to(tensor))
-
-
-@contextlib.contextmanager
-def _full_precision() -> Generator[None]:
-    """No TensorFloat-32 while comparing: its rounding is larger than the tolerance."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    convolution = torch.backends.cudnn.allow_tf32
-    try:
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = convolution
-
-
-@contextlib.contextmanager
-def _leaf_outputs(
-    model: nn.Module, seen: dict[Key, Any], look: Callable[[Key, Tensor], Any]
-) -> Generator[None]:
-    names = {m: n for m, n in first_paths(model).items() if next(m.children(), None) is None}
-    calls: Counter[str] = Counter()
-
-    def record(module: nn.Module, _: Any, output: Any) -> None:
-        if module in names and isinstance(output, Tensor):
-            key = (names[module], calls[names[module]])
-            calls[names[module]] += 1
-            seen[key] = look(key, output.detach())
-
-    handle = register_module_forward_hook(record)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _gathered(tensor: Tensor, dims: Sequence[IntArray | None], keep: BoolArray) -> Tensor:
-    for dim, ids in enumerate(dims):
-        if ids is not None and not (mask := kept_mask(ids, keep)).all():
-            index = torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
-            tensor = tensor.index_select(dim, index)
-    return tensor
-
-
-def _scattered(tensor: Tensor, dims: Sequence[IntArray | None], keep: BoolArray) -> Tensor:
-    """The inverse of :func:`_gathered`, with zeros where channels were removed."""
-    for dim, ids in enumerate(dims):
-        if ids is not None and not (mask := kept_mask(ids, keep)).all():
-            shape = [*tensor.shape[:dim], len(ids), *tensor.shape[dim + 1 :]]
-            index = torch.from_numpy(np.flatnonzero(mask)).to(tensor.device)
-            tensor = tensor.new_zeros(shape).index_copy(dim, index, tensor)
-    return tensor
-
-
-class _Recounting(TorchDispatchMode):
-    """Runs operators that depend on the number of channels over the surviving ones only."""
-
-    def __init__(self, recounts: Mapping[Key, Recount], keep: BoolArray) -> None:
-        super().__init__()
-        self._recounts, self._keep = recounts, keep
-        self._calls: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Gather the inputs, run, scatter the outputs; all other operators run as they are."""
-        call = self._calls[str(func)]
-        self._calls[str(func)] += 1
-        recount = self._recounts.get((str(func), call))
-        if recount is None:
-            return func(*args, **(kwargs or {}))
-        inputs, original = iter(recount.inputs), args[0]
-
-        def gather(tensor: Tensor) -> Tensor:
-            return _gathered(tensor, next(inputs) or (), self._keep)
-
-        args, kwargs = map_tensors((args, dict(kwargs or {})), gather)
-        outputs = func(*_resized(func, args), **kwargs)
-        several = isinstance(outputs, tuple | list)
-        results = [
-            _scattered(out, dims, self._keep)
-            for out, dims in zip(outputs if several else [outputs], recount.outputs, strict=True)
-        ]
-        if func._schema.is_mutable:  # noqa: SLF001 - the gathered copy was written to: write to the real one
-            return original.copy_(results[0])
-        return tuple(results) if several else results[0]
-
-
-def _resized(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Sizes that an operator takes besides the tensor they describe."""
-    x = args[0]
-    if func.overloadpacket is torch.ops.aten.native_layer_norm:
-        return x, list(x.shape[x.ndim - len(args[1]) :]), *args[2:]
-    if func.overloadpacket is torch.ops.aten.native_group_norm:
-        return *args[:4], x.shape[1], *args[5:]
-    return args
-
-
-class _NoDropout(TorchFunctionMode):
-    """Dropout that a network keeps on in evaluation draws one mask per channel: compare without."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Dropout in all its forms returns its input; everything else runs."""
-        kwargs = kwargs or {}
-        if "dropout" in getattr(func, "__name__", ""):
-            return args[0] if args else kwargs["input"]
-        return func(*args, **kwargs)

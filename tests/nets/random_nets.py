@@ -160,7 +160,7 @@ class Chain(nn.Module):
     """Branches side by side, joined in a way given by name."""
 
     def __init__(self, branches: list[nn.Module], join: str) -> None:
-        """``join`` is one of add, multiply, cat, split, attribute."""
+        """``join`` is one of add, multiply, cat, split, shuffle, attribute."""
         super().__init__()
         self.branches, self.join = nn.ModuleList(branches), join
         self.left = 0
@@ -168,14 +168,17 @@ class Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Feed the branches whole or in parts; reduce what they give."""
         parts = [x] * len(self.branches)
-        if self.join == "split":
+        if self.join in ("split", "shuffle"):
             parts = list(x.chunk(2, 1))
         if self.join == "attribute":
             parts = [x[:, : self.left], x[:, self.left :]]
         outs = [branch(part) for branch, part in zip(self.branches, parts, strict=True)]
         if self.join == "add":
             return sum(outs[1:], outs[0])
-        return outs[0] * outs[1] if self.join == "multiply" else torch.cat(outs, 1)
+        if self.join == "multiply":
+            return outs[0] * outs[1]
+        joined = torch.cat(outs, 1)
+        return shuffle(2)(joined) if self.join == "shuffle" else joined
 
 
 def fitted(steps: tuple[Step, ...], width: int, size: int, target: int | None) -> Built:
@@ -210,6 +213,17 @@ def halved(step: Step, width: int, size: int) -> Built | None:
     branches = [fitted(inner, width // 2, size, None) for inner in step.inner[:2]]
     total = sum(branch.width for branch in branches)
     return Built(Chain([branch.module for branch in branches], "split"), total, size)
+
+
+def interleaved(step: Step, width: int, size: int) -> Built | None:
+    """ShuffleNet's units in a row: half passes by, half goes through a branch, all is shuffled."""
+    if width % 2:
+        return None
+    units: list[nn.Module] = []
+    for _ in range(1 + step.a % 3):
+        body = fitted(step.inner[0], width // 2, size, width // 2)
+        units.append(Chain([nn.Identity(), body.module], "shuffle"))
+    return Built(nn.Sequential(*units), width, size)
 
 
 def sliced(step: Step, width: int, size: int) -> Built | None:
@@ -297,9 +311,10 @@ BUILDERS: dict[str, Builder] = {
     "preactivated": preactivated, "pooled": pooled, "other_norm": other_norm,
     "channels_last": channels_last, "gated": gated, "moved": moved, "residual": residual,
     "concatenated": concatenated, "halved": halved, "sliced": sliced,
+    "interleaved": interleaved,
 }  # fmt: skip
 KEEPING = ("conv", "grouped", "depthwise", "preactivated", "other_norm", "channels_last", "gated")
-NESTED = ("residual", "concatenated", "halved", "sliced")
+NESTED = ("residual", "concatenated", "halved", "sliced", "interleaved")
 
 
 def sequence(steps: tuple[Step, ...], width: int, size: int) -> Built:

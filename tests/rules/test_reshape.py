@@ -131,8 +131,44 @@ def test_shuffle_with_views():
 
     graph = toy(shuffled, width=6)
     assert free(graph)
-    assert partners(graph, INTO, INTO) == [(k % 3, k % 3 + 3) for k in range(6)]
+    assert partners(graph, INTO, INTO) == one_each(*range(6))
+    assert flow(graph) == one_each(0, 3, 1, 4, 2, 5)
+    (balance,) = graph.arrangement.balances
+    assert balance.widths.ravel().tolist() == [6, 4, 2]
+    assert balance.quotas.ravel().tolist() == [6, 4, 2]
+
+
+def test_shuffle_whose_parts_meet_couples_them():
+    """Each row minus the mean of both: channels k and k + 3 are no longer apart."""
+
+    def mixed(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        grid = x.view(n, 2, c // 2, h, w)
+        return (grid - grid.mean(1, keepdim=True)).transpose(1, 2).reshape(n, c, h, w)
+
+    graph = toy(mixed, width=6)
+    assert free(graph)
+    assert not graph.arrangement.balances
     assert flow(graph) == [(k // 2, k // 2 + 3) for k in range(6)]
+
+
+def test_inverse_shuffle_with_views():
+    """Three rows of two, transposed: first the even channels, then the odd ones."""
+    graph = toy(lambda x: x.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2), width=6)
+    assert free(graph)
+    assert flow(graph) == one_each(0, 2, 4, 1, 3, 5)
+    assert graph.arrangement.balances[0].widths.ravel().tolist() == [6, 4, 2]
+
+
+def test_shuffle_of_fixed_parts_stays():
+    """Two channels of padding among the six that are shuffled: only whole columns may go."""
+
+    def padded(x: Tensor) -> Tensor:
+        return F.channel_shuffle(F.pad(x, (0, 0, 0, 0, 2, 0)), 2)
+
+    graph = toy(padded, width=4, outputs=6)
+    assert not graph.arrangement.balances
+    assert flow(graph) == [(), (1,), (), (2,), (0, 3), (0, 3)]
 
 
 def test_radix_sum_over_rows():
@@ -210,7 +246,8 @@ def test_channel_shuffle_operator():
     """The same as with views."""
     graph = toy(nn.ChannelShuffle(2), width=6)
     assert free(graph)
-    assert flow(graph) == [(k // 2, k // 2 + 3) for k in range(6)]
+    assert flow(graph) == one_each(0, 3, 1, 4, 2, 5)
+    assert graph.arrangement.balances[0].widths.ravel().tolist() == [6, 4, 2]
 
 
 @pytest.mark.parametrize("kept", [[0, 2], [1]])

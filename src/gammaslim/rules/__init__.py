@@ -1,6 +1,15 @@
 """One short rule per operator family; importing this package fills the registry."""
 
-from gammaslim.rules import attention, norms, pointwise, reductions, reshape, shapes, weights
+from gammaslim.rules import (
+    attention,
+    norms,
+    pointwise,
+    positions,
+    reductions,
+    reshape,
+    shapes,
+    weights,
+)
 from gammaslim.rules.registry import FUNCTION_RULES, RULES, rule, rule_for
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "attention",
     "norms",
     "pointwise",
+    "positions",
     "reductions",
     "reshape",
     "rule",

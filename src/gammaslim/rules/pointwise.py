@@ -13,7 +13,7 @@ from gammaslim.rules.registry import rule
 
 ZERO_TO_ZERO = frozenset([
     "relu", "silu", "gelu", "tanh", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish",
-    "softsign", "abs", "neg", "sqrt", "sin", "asin", "sinh", "tan", "atan", "erf", "sign", "clone",
+    "softsign", "abs", "neg", "sqrt", "sin", "asin", "sinh", "tan", "atan", "erf", "sign",
     "square", "expm1", "log1p", "relu6", "_prelu_kernel", "softshrink", "hardshrink",
     "nan_to_num", "round", "floor", "ceil", "trunc",
 ])  # fmt: skip
@@ -107,13 +107,14 @@ def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
 
 
 @rule(
-    "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "positive",
+    "detach", "alias", "_to_copy", "clone", "contiguous", "lift_fresh", "lift_fresh_copy",
+    "positive",
     "_conj", "resolve_conj", "resolve_neg", "to",
 )  # fmt: skip
 def identity(recorder: Recorder, op: Op) -> None:
     """The same tensor under another name, type or memory layout."""
     source = recorder.labels(op.inputs[0])
-    recorder.give(op.out, source.dims, zero=source.zero, reason=source.reason)
+    recorder.give(op.out, source.dims, zero=source.zero, reason=source.reason, grid=source.grid)
 
 
 @rule(

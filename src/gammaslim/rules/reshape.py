@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gammaslim.findings import Dims
+from gammaslim.findings import Grid, TensorLabels
 from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.registry import rule
+from gammaslim.sequences import Repeat, Shuffle
 from gammaslim.sizes import Given, Size
 
 
@@ -22,6 +23,22 @@ class Block:
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The output dimensions of a block: their sizes, and how the code gave them."""
+
+    sizes: tuple[int, ...]
+    given: Sequence[Given]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Labels per output dimension of a block; the grid, where one dimension was split in two."""
+
+    dims: list[LabelArray]
+    grid: Grid | None = None
 
 
 def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[Block]:
@@ -50,40 +67,61 @@ def view(recorder: Recorder, op: Op) -> None:
     before, after = tuple(x.shape), tuple(op.out.shape)
     given = _given(recorder, list(op["size"]))
     dims: list[LabelArray] = [None] * len(after)
+    grids: list[Grid] = []
     for block in blocks(before, after) if op.out.numel() else ():
+        outs = tuple(after[d] for d in block.outputs)
         sizes = [given[d] for d in block.outputs]
-        found = _through(recorder, block, labels.dims, before, after, sizes)
-        for target, own in zip(block.outputs, found, strict=True):
-            dims[target] = own
+        placed = _through(recorder, block, labels, before, Target(outs, sizes))
+        for axis, own in zip(block.outputs, placed.dims, strict=True):
+            dims[axis] = own
+        if placed.grid is not None:
+            grids.append(placed.grid.at(block.outputs))
     for own, size in zip(dims, given, strict=True):
         if own is None and isinstance(size, Size):
             recorder.freeze(size.terms.labels, "the code computes a fixed dimension from its size")
             recorder.settled(size)
-    recorder.give(op.out, dims, zero=labels.zero)
+    recorder.give(op.out, dims, zero=labels.zero, grid=grids[0] if len(grids) == 1 else None)
 
 
 def _through(
-    recorder: Recorder,
-    block: Block,
-    dims: Dims,
-    before: Sequence[int],
-    after: Sequence[int],
-    given: list[Given],
-) -> list[LabelArray]:
+    recorder: Recorder, block: Block, source: TensorLabels, before: Sequence[int], target: Target
+) -> Placed:
     """Labels of a block's output dimensions."""
-    ins, outs = [before[d] for d in block.inputs], [after[d] for d in block.outputs]
-    if ins == outs:
-        pairs = zip(block.inputs, given, strict=True)
-        return [_followed(recorder, dims[source], size) for source, size in pairs]
+    ins, dims = tuple(before[d] for d in block.inputs), source.dims
+    if ins == target.sizes:
+        pairs = zip(block.inputs, target.given, strict=True)
+        return Placed([_followed(recorder, dims[d], size) for d, size in pairs])
     owners = [(d, labels) for d in block.inputs if (labels := dims[d]) is not None]
     if not owners:
-        return [None] * len(outs)
+        return Placed([None] * len(target.sizes))
+    if len(owners) == 1:
+        merged = _merged(recorder, block, source.grid, before)
+        if merged is not None:
+            return _placed(recorder, merged.reshape(target.sizes), target)
     # Of a product such as heads x features only one factor can shrink: the longer one.
     owners.sort(key=lambda owner: np.count_nonzero(owner[1] >= 0))
     for _, labels in owners[:-1]:
         recorder.freeze(labels, "it is merged with a longer channel dimension")
-    spread = _spread(owners[-1][1], before, block, owners[-1][0])
-    return _placed(recorder, spread.reshape(outs), given)
+    owner, labels = owners[-1]
+    spread = _spread(labels, before, block, owner)
+    placed = _placed(recorder, spread.reshape(target.sizes), target)
+    for own in placed.dims:
+        times = 0 if own is None else len(own) // len(labels)
+        if own is not None and times > 1 and np.array_equal(own, np.repeat(labels, times)):
+            recorder.store.derive(own, Repeat(times), labels)
+    return placed
+
+
+def _merged(
+    recorder: Recorder, block: Block, grid: Grid | None, before: Sequence[int]
+) -> LabelArray:
+    """The labels of a dimension that was split, moved about, and is put together again."""
+    real = {d for d in block.inputs if before[d] != 1}
+    if grid is None or real != {grid.parts, grid.inner}:
+        return None
+    if (grid.parts < grid.inner) != grid.strided:
+        return grid.whole
+    return _shuffled(recorder, grid.whole, Shuffle(before[grid.parts], grid.strided))
 
 
 def _given(recorder: Recorder, sizes: list[int]) -> list[Given]:
@@ -112,46 +150,45 @@ def _spread(labels: IntArray, before: Sequence[int], block: Block, owner: int) -
     return np.broadcast_to(labels.reshape(shape), full)
 
 
-def _placed(recorder: Recorder, grid: IntArray, given: list[Given]) -> list[LabelArray]:
+def _placed(recorder: Recorder, block: IntArray, target: Target) -> Placed:
     """Put the labels of a block on the one output dimension along which they can vary."""
-    dims: list[LabelArray] = [None] * grid.ndim
-    varying = [axis for axis in range(grid.ndim) if _varies(grid, axis)]
+    dims: list[LabelArray] = [None] * block.ndim
+    varying = [axis for axis in range(block.ndim) if _varies(block, axis)]
     if not varying:
-        recorder.freeze(grid[(0,) * grid.ndim].reshape(1), "a single channel is spread out")
-        return dims
-    flexible = _flexible(varying, given)
-    if len(varying) > 1 and len(flexible) == 1:
-        keep = flexible[0]
-        for axis in set(varying) - {keep}:
-            recorder.settled(given[axis])
-        rows = np.moveaxis(grid, keep, -1).reshape(-1, grid.shape[keep])
-        recorder.store.couple(*_columns(rows))
-        recorder.store.freeze(rows.ravel()[_with_fixed(rows).ravel()], recorder.reason(_FIXED))
-        varying = [keep]
+        recorder.freeze(block[(0,) * block.ndim].reshape(1), "a single channel is spread out")
+        return Placed(dims)
     if len(varying) > 1:
-        text = "the sizes that split it are constants" if not flexible else _AMBIGUOUS
-        recorder.freeze(grid.ravel(), text)
-        return dims
+        return _split(recorder, block, target, varying)
     axis = varying[0]
-    labels = np.moveaxis(grid, axis, -1).reshape(-1, grid.shape[axis])[0].copy()
-    recorder.follow(labels, given[axis])
+    labels = np.moveaxis(block, axis, -1).reshape(-1, block.shape[axis])[0].copy()
+    recorder.follow(labels, target.given[axis])
     dims[axis] = labels
-    return dims
+    return Placed(dims)
 
 
-_FIXED = "it shares a part with indices that are fixed"
+def _split(recorder: Recorder, block: IntArray, target: Target, varying: list[int]) -> Placed:
+    """Equal parts: one label for each column, on the dimension whose size the code leaves open."""
+    dims: list[LabelArray] = [None] * block.ndim
+    flexible = _flexible(varying, target.given)
+    if len(flexible) != 1:
+        text = "the sizes that split it are constants" if not flexible else _AMBIGUOUS
+        recorder.freeze(block.ravel(), text)
+        return Placed(dims)
+    axis = flexible[0]
+    for other in set(varying) - {axis}:
+        recorder.settled(target.given[other])
+    rows = np.moveaxis(block, axis, -1).reshape(-1, block.shape[axis])
+    dims[axis] = column = recorder.store.fresh(rows.shape[1])
+    text = f"it is split into {len(rows)} equal parts"
+    recorder.tie(rows, text, column=column, followed=True)
+    recorder.follow(column, target.given[axis])
+    if [size > 1 for size in block.shape].count(True) > 2:
+        return Placed(dims)
+    (parts,) = set(varying) - {axis}
+    return Placed(dims, Grid(block.ravel(), parts, axis, strided=axis < parts))
+
+
 _AMBIGUOUS = "it is split where more than one dimension could shrink"
-
-
-def _columns(rows: IntArray) -> tuple[IntArray, IntArray]:
-    left, right = np.broadcast_arrays(rows[:1], rows)
-    both = (left >= 0) & (right >= 0)
-    return left[both], right[both]
-
-
-def _with_fixed(rows: IntArray) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Labels in a column that also holds a fixed index."""
-    return np.broadcast_to((rows < 0).any(axis=0), rows.shape) & (rows >= 0)
 
 
 def _varies(grid: IntArray, axis: int) -> bool:
@@ -159,7 +196,7 @@ def _varies(grid: IntArray, axis: int) -> bool:
     return grid.shape[axis] > 1 and not bool((grid == first).all())
 
 
-def _flexible(varying: list[int], given: list[Given]) -> list[int]:
+def _flexible(varying: list[int], given: Sequence[Given]) -> list[int]:
     """The axes that may shrink: those whose size follows by itself, or else the last attribute."""
     own = [axis for axis in varying if not _held(given[axis])]
     attributes = [axis for axis in varying if _held(given[axis]) and not _constant(given[axis])]
@@ -226,13 +263,23 @@ def _repeat_channels(recorder: Recorder, op: Op, factor: int, axis: int) -> None
     recorder.give(op.out, dims, zero=labels.zero)
 
 
+def _shuffled(recorder: Recorder, whole: IntArray, shuffle: Shuffle) -> IntArray:
+    labels = shuffle.value(whole)
+    if labels is None or shuffle.parts in (1, len(whole)):
+        return whole
+    labels = labels.copy()
+    recorder.store.derive(labels, shuffle, whole)
+    return labels
+
+
 @rule("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(recorder: Recorder, op: Op) -> None:
     """G equal parts are interleaved, so the i-th channel of each lives or dies together."""
     labels = recorder.labels(op["self"])
     dims = list(labels.dims)
     if dims[1] is not None:
-        parts = dims[1].reshape(op["groups"], -1)
-        recorder.tie(parts, f"channels are shuffled over {op['groups']} parts")
-        dims[1] = parts.T.ravel().copy()
+        whole, parts = dims[1], op["groups"]
+        text = f"channels are shuffled over {parts} parts"
+        recorder.tie(whole.reshape(parts, -1), text, followed=True)
+        dims[1] = _shuffled(recorder, whole, Shuffle(parts))
     recorder.give(op.out, dims, zero=labels.zero)

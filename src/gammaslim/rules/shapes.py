@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,37 +13,44 @@ from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, fixed_code
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.registry import rule
+from gammaslim.sequences import Join, Part
 from gammaslim.sizes import Given, Size
 
 EVENLY = 2
 """``tensor_split(sections, dim)`` has at most so many integers; a list of indices has more."""
 
 
-def _pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
+def pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
+    """Give the output these labels; it is zero where the input is."""
     recorder.give(op.out, dims, zero=recorder.labels(op.inputs[0]).zero)
 
 
 @rule("permute")
 def permute(recorder: Recorder, op: Op) -> None:
     """Dimensions in a new order."""
-    dims = recorder.dims(op["self"])
-    _pass_on(recorder, op, [dims[d] for d in op["dims"]])
+    _permuted(recorder, op, [d % op.out.ndim for d in op["dims"]])
 
 
 @rule("transpose", "swapaxes")
 def transpose(recorder: Recorder, op: Op) -> None:
     """Two dimensions change places."""
-    dims = list(recorder.dims(op["self"]))
-    if dims:
+    places = list(range(op.out.ndim))
+    if places:
         a, b = op["dim0"], op["dim1"]
-        dims[a], dims[b] = dims[b], dims[a]
-    _pass_on(recorder, op, dims)
+        places[a], places[b] = places[b], places[a]
+    _permuted(recorder, op, places)
+
+
+def _permuted(recorder: Recorder, op: Op, places: Sequence[int]) -> None:
+    labels = recorder.labels(op["self"])
+    grid = None if labels.grid is None else labels.grid.moved(places)
+    recorder.give(op.out, [labels.dims[d] for d in places], zero=labels.zero, grid=grid)
 
 
 @rule("t", "numpy_T", "mT")
 def matrix_transpose(recorder: Recorder, op: Op) -> None:
     """The two dimensions of a matrix change places."""
-    _pass_on(recorder, op, recorder.dims(op["self"])[::-1])
+    pass_on(recorder, op, recorder.dims(op["self"])[::-1])
 
 
 @rule("unsqueeze")
@@ -50,7 +58,7 @@ def unsqueeze(recorder: Recorder, op: Op) -> None:
     """A new dimension of size one."""
     dims = list(recorder.dims(op["self"]))
     dims.insert(op["dim"] % op.out.ndim, None)
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 @rule("squeeze")
@@ -60,7 +68,7 @@ def squeeze(recorder: Recorder, op: Op) -> None:
     chosen = op.get("dim")
     listed = range(x.ndim) if chosen is None else [chosen] if isinstance(chosen, int) else chosen
     gone = {d % max(x.ndim, 1) for d in listed if x.shape[d] == 1}
-    _pass_on(recorder, op, [d for i, d in enumerate(recorder.dims(x)) if i not in gone])
+    pass_on(recorder, op, [d for i, d in enumerate(recorder.dims(x)) if i not in gone])
 
 
 @rule("cat", "concat")
@@ -71,7 +79,9 @@ def cat(recorder: Recorder, op: Op) -> None:
     dims = _united_lists(recorder, [recorder.dims(t) for t in tensors], skip=axis)
     parts = [_or_fixed(recorder, t.shape[axis], recorder.dims(t)[axis], t) for t in tensors]
     labelled = any(recorder.dims(t)[axis] is not None for t in tensors)
-    dims[axis] = np.concatenate(parts) if labelled else None
+    dims[axis] = joined = np.concatenate(parts) if labelled else None
+    if joined is not None and len(parts) > 1:
+        recorder.store.derive(joined, Join(), *parts)
     recorder.give(op.out, dims, zero=all(recorder.labels(t).zero for t in tensors))
 
 
@@ -119,7 +129,7 @@ def pad(recorder: Recorder, op: Op) -> None:
         dims[axis] = np.pad(
             labels[start:stop], (max(0, before), max(0, after)), constant_values=code
         )
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 @rule("slice")
@@ -129,7 +139,7 @@ def slice_(recorder: Recorder, op: Op) -> None:
     dims = list(recorder.dims(op["self"]))
     labels = dims[axis]
     if labels is None:
-        _pass_on(recorder, op, dims)
+        pass_on(recorder, op, dims)
         return
     start, stop, step = slice(op["start"], op["end"], op["step"]).indices(len(labels))
     if step != 1:
@@ -140,8 +150,18 @@ def slice_(recorder: Recorder, op: Op) -> None:
         given_start, given_stop = _boundaries(recorder, op)
         _boundary(recorder, labels, start, op["start"], given_start)
         _boundary(recorder, labels, stop, op["end"], given_stop)
-    dims[axis] = labels[start:stop:step]
-    _pass_on(recorder, op, dims)
+    dims[axis] = _part(recorder, labels, start, stop) if step == 1 else labels[start:stop:step]
+    pass_on(recorder, op, dims)
+
+
+def _part(recorder: Recorder, labels: IntArray, start: int, stop: int) -> IntArray:
+    """The labels of a range, whose boundaries keep their share of the whole after any cut."""
+    if stop - start in (0, len(labels)):
+        return labels[start:stop]
+    part, unit = labels[start:stop], math.gcd(start, stop, len(labels))
+    operation = Part(start // unit, stop // unit, len(labels) // unit)
+    recorder.store.derive(part, operation, labels)
+    return part
 
 
 def _boundaries(recorder: Recorder, op: Op) -> tuple[Given, Given]:
@@ -186,7 +206,7 @@ def _tie_equal_parts(recorder: Recorder, labels: IntArray, given: Size) -> None:
         return
     number = parts[0][1].denominator
     if number > 1 and len(labels) % number == 0:
-        recorder.tie(labels.reshape(number, -1), f"it is cut into {number} equal parts")
+        _tie_parts(recorder, labels, number)
 
 
 @rule("split", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split", "split_with_sizes",
@@ -203,7 +223,7 @@ def split(recorder: Recorder, op: Op) -> None:
     for out in op.outputs:
         dims = list(base.dims)
         if labels is not None:
-            dims[axis] = labels[start : start + out.shape[axis]]
+            dims[axis] = _part(recorder, labels, start, start + out.shape[axis])
         start += out.shape[axis]
         recorder.give(out, dims, zero=base.zero)
 
@@ -212,7 +232,12 @@ def _cut_evenly(recorder: Recorder, labels: IntArray, parts: int) -> None:
     if len(labels) % parts:
         recorder.freeze(labels, f"it is cut into {parts} unequal parts")
     elif parts > 1:
-        recorder.tie(labels.reshape(parts, -1), f"it is cut into {parts} equal parts")
+        _tie_parts(recorder, labels, parts)
+
+
+def _tie_parts(recorder: Recorder, labels: IntArray, parts: int) -> None:
+    rows = labels.reshape(parts, -1)
+    recorder.tie(rows, f"it is cut into {parts} equal parts", followed=True)
 
 
 def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int]) -> None:
@@ -238,23 +263,6 @@ def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int
         start += width
 
 
-@rule("select")
-def select(recorder: Recorder, op: Op) -> None:
-    """One index of a dimension: along channels, a constant position cannot follow."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims.pop(op["dim"]), "single channels are taken by their position")
-    _pass_on(recorder, op, dims)
-
-
-@rule("unbind")
-def unbind(recorder: Recorder, op: Op) -> None:
-    """Every index of a dimension by itself."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims.pop(op.get("dim", 0)), "single channels are taken by their position")
-    for out in op.outputs:
-        recorder.give(out, dims, zero=recorder.labels(op["self"]).zero)
-
-
 @rule("expand")
 def expand(recorder: Recorder, op: Op) -> None:
     """A dimension of size one becomes any size, and follows whatever it meets."""
@@ -273,7 +281,7 @@ def expand(recorder: Recorder, op: Op) -> None:
             dims.append(np.full(new, ELASTIC, dtype=np.int64))
         else:
             dims.append(recorder.size_labels(given[axis], new))
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 def _example(recorder: Recorder) -> Dims | None:
@@ -298,70 +306,7 @@ def repeat(recorder: Recorder, op: Op) -> None:
             recorder.freeze(size.terms.labels, "its size counts repetitions")
             recorder.counted_parts(size.terms)
         dims.append(np.tile(labels, count))
-    _pass_on(recorder, op, dims)
-
-
-@rule("flip")
-def flip(recorder: Recorder, op: Op) -> None:
-    """Labels in reverse order: whatever survives keeps that order."""
-    dims = list(recorder.dims(op["self"]))
-    for axis in op["dims"]:
-        labels = dims[axis]
-        dims[axis] = None if labels is None else labels[::-1].copy()
-    _pass_on(recorder, op, dims)
-
-
-@rule("roll")
-def roll(recorder: Recorder, op: Op) -> None:
-    """Rolled channels would land elsewhere after a cut: they are kept; other dimensions pass."""
-    dims = list(recorder.dims(op["self"]))
-    for axis in op["dims"] or range(len(dims)):
-        recorder.freeze(dims[axis], "channels are rolled by a constant")
-    _pass_on(recorder, op, dims)
-
-
-@rule("index", "index_select", "gather", "_unsafe_index", "take_along_dim")
-def index(recorder: Recorder, op: Op) -> None:
-    """Dimensions that are indexed by position are kept; all others pass."""
-    x = op["self"]
-    dims = list(recorder.dims(x))
-    if "indices" not in op.arguments:
-        _index_one(recorder, op, dims)
-        return
-    indices = op["indices"]
-    used = [i for i, item in enumerate(indices) if item is not None]
-    for axis in used:
-        recorder.freeze(dims[axis], "channels are taken by constant positions")
-    for item in indices:
-        for labels in recorder.dims(item) if item is not None else ():
-            recorder.freeze(labels, "dimension of an index tensor")
-    added = op.out.ndim - (x.ndim - len(used))
-    together = used == list(range(used[0], used[-1] + 1)) if used else True
-    rest: list[LabelArray] = [d for i, d in enumerate(dims) if i not in used]
-    place = (used[0] if used else 0) if together else 0
-    rest[place:place] = [None] * added
-    _pass_on(recorder, op, rest)
-
-
-def _index_one(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
-    axis = op["dim"]
-    recorder.freeze(dims[axis], "channels are taken by constant positions")
-    dims[axis] = None
-    if op["self"].ndim == op["index"].ndim and "gather" in op.name:
-        reason = "dimension of an index tensor"
-        for labels in (*recorder.dims(op["index"]), *dims):
-            recorder.freeze(labels, reason)
-        dims = [None] * len(dims)
-    _pass_on(recorder, op, dims)
-
-
-@rule("unfold")
-def unfold(recorder: Recorder, op: Op) -> None:
-    """Sliding windows along one dimension, put last."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims[op["dimension"]], "windows slide along the channels")
-    dims[op["dimension"]] = None
-    _pass_on(recorder, op, [*dims, None])
+    pass_on(recorder, op, dims)
 
 
 @rule("glu")
@@ -373,7 +318,7 @@ def glu(recorder: Recorder, op: Op) -> None:
     if labels is not None:
         half = len(labels) // 2
         dims[axis] = recorder.unite(labels[:half], labels[half:])
-    _pass_on(recorder, op, dims)
+    pass_on(recorder, op, dims)
 
 
 @rule("as_strided")
