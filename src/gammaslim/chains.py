@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,54 +16,51 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """The steps of one balance; in each, the lowest-scored channels of some runs go.
+    """The steps of one balance, each to its next possible cut.
 
-    Per channel that may go: its ``channels`` id and the number of its step, ``places``.  Per step:
-    ``means`` and ``largest``, the mean and the largest score of what it removes, or of a step
-    before it where that is more; ``shares``, how much of the width is gone half-way through it.
-    ``widths`` holds those of the layers, one row before the first step and one after each.
+    Per channel: its ``channels`` id, the index of its run in ``runs``, and how many of that run go
+    before it, ``ranks``.  Per step: ``means``, the mean score of what it removes, and ``largest``,
+    the largest of what is gone after it, either at least that of the step before; ``shares``, how
+    much of the width is gone half-way through it.  After any number of steps from 0 on: ``gone``,
+    how many of each run, and ``widths``, those of the layers.
     """
 
     channels: IntArray
-    places: IntArray
+    runs: IntArray
+    ranks: IntArray
     means: FloatArray
     largest: FloatArray
     shares: FloatArray
+    gone: IntArray
     widths: IntArray
+
+    def removed(self, steps: int) -> IntArray:
+        """The channels that are gone after so many steps: the lowest-scored of each run.
+
+        A run may be one channel longer again at a smaller width, where a part's size is rounded
+        another way; then a channel comes back.
+        """
+        return self.channels[self.ranks < self.gone[steps][self.runs]]
 
 
 def chain_of(balance: Balance, scores: FloatArray, scored: BoolArray) -> Chain:
     """The chain of a balance; channels without a score go along in the order of their ids."""
-    levels = _nested(balance.quotas)
-    channels, places = [], []
-    for run, quotas in zip(balance.runs, balance.quotas[levels].T, strict=True):
-        values = np.where(scored[run], scores[run], 0.0)
-        channels.append(run[np.lexsort((run, values))][: len(run) - quotas[-1]])
-        places.append(np.repeat(np.arange(len(levels) - 1), -np.diff(quotas)))
-    gone, step = np.concatenate(channels), np.concatenate(places).astype(np.int64)
-    widths = balance.widths[levels]
-    half = (widths[:-1, 0] + widths[1:, 0]) / 2
-    means, largest = _step_scores(scores[gone], step, scored[gone], len(levels) - 1)
-    return Chain(gone, step, means, largest, 1 - half / widths[0, 0], widths)
+    known = np.where(scored, scores, 0.0)
+    ordered = [run[np.lexsort((run, known[run]))] for run in balance.runs]
+    lengths = [len(run) for run in ordered]
+    runs, channels = np.repeat(np.arange(len(ordered)), lengths), np.concatenate(ordered)
+    ranks = np.concatenate([np.arange(length) for length in lengths])
+    gone = balance.quotas[0] - balance.quotas
+    states = (scored[channels] & (ranks < count[runs]) for count in gone)
+    pairs = [_step_scores(before, after, known[channels]) for before, after in pairwise(states)]
+    means, largest = np.maximum.accumulate(np.array(pairs)).T
+    width = balance.widths[:, 0]
+    shares = 1 - (width[:-1] + width[1:]) / (2 * width[0])
+    return Chain(channels, runs, ranks, means, largest, shares, gone, balance.widths)
 
 
-def _nested(quotas: IntArray) -> IntArray:
-    """The levels at which no run gets longer again, so that what has gone stays away."""
-    levels = [0]
-    for level in range(1, len(quotas)):
-        if (quotas[level] <= quotas[levels[-1]]).all():
-            levels.append(level)
-    return np.array(levels, dtype=np.int64)
-
-
-def _step_scores(
-    scores: FloatArray, step: IntArray, scored: BoolArray, steps: int
-) -> tuple[FloatArray, FloatArray]:
-    """Mean and largest score per step; a step waits for all before it."""
-    scores, step = scores[scored], step[scored]
-    number = np.bincount(step, minlength=steps)
-    total = np.bincount(step, weights=scores, minlength=steps)
-    means = np.where(number > 0, total / np.maximum(number, 1), -np.inf)
-    largest = np.full(steps, -np.inf)
-    np.maximum.at(largest, step, scores)
-    return np.maximum.accumulate(means), np.maximum.accumulate(largest)
+def _step_scores(before: BoolArray, after: BoolArray, scores: FloatArray) -> tuple[float, float]:
+    """The mean of what goes in a step, and the largest of all that is gone after it."""
+    fresh = scores[after & ~before]
+    mean = float(fresh.mean()) if len(fresh) else -np.inf
+    return mean, float(scores[after].max(initial=-np.inf))

@@ -126,7 +126,9 @@ def closed(
     bad = _shared(nodes, named, owner)
     for partition in store.partitions:
         bad |= _claim(partition, families, nodes, classes, owner)
-    bad |= _strangers((*store.lefts, *store.rights, *store.inexact, *seen), nodes, classes, owner)
+    bad |= _strangers(
+        (*store.lefts, *store.rights, *store.inexact, *store.mixed, *seen), nodes, classes, owner
+    )
     bad |= set(owner[classes.reasons >= 0].tolist())
     yield from (family for number, family in enumerate(families) if number not in bad)
 

@@ -73,6 +73,7 @@ class LabelStore:
         self.inexact: list[IntArray] = []
         self.partitions: list[Partition] = []
         self.demands: list[Demand] = []
+        self.mixed: list[IntArray] = []
         self.sequences: list[IntArray] = []
         self.steps: list[tuple[int, Step]] = []
         self._numbers: dict[int, int] = {}
@@ -114,6 +115,11 @@ class LabelStore:
     def mark_inexact(self, labels: IntArray) -> None:
         """Some operator depends on how many of these there are."""
         self.inexact.append(labels[labels >= 0].ravel())
+
+    def mark_mixed(self, columns: LabelArray) -> None:
+        """Equal parts with these columns were used beside each other: they cannot go unlike."""
+        if columns is not None:
+            self.mixed.append(columns)
 
     def partition(self, partition: Partition) -> None:
         """Keep these parts equal."""

@@ -42,6 +42,16 @@ _NOT_THE_USER = (
 )
 
 
+_MOVES = frozenset(
+    f"aten.{name}"
+    for name in (
+        "permute", "transpose", "swapaxes", "clone", "contiguous", "view", "_unsafe_view",
+        "reshape", "_reshape_alias", "_reshape_copy", "detach", "alias",
+    )
+)  # fmt: skip
+"""Operators whose rules say themselves what becomes of a dimension that was split."""
+
+
 @dataclass(slots=True)
 class Op:
     """One ATen call: its overload, its arguments by name, its outputs and all tensor arguments."""
@@ -288,6 +298,11 @@ class Recorder:
         elif given is not None:
             self.freeze(target, f"the size {int(given)} is written as a constant")
 
+    def mix(self, labels: TensorLabels) -> None:
+        """Something is done with a dimension that was split, besides moving it about."""
+        if labels.grid is not None:
+            self.store.mark_mixed(labels.dims[labels.grid.inner])
+
     def tie(
         self, rows: IntArray, text: str, *, column: LabelArray = None, followed: bool = False
     ) -> None:
@@ -314,6 +329,8 @@ class Recorder:
         self._inherited = next((found.reason for found in labels if found.reason), 0)
         self._operator = op.name
         self._apply_rule(self._rules(func), op)
+        for found in labels if op.name not in _MOVES else ():
+            self.mix(found)
         self._write_recount(op)
 
     def _apply_rule(self, rule: Rule, op: Op) -> None:

@@ -48,9 +48,9 @@ def select(  # noqa: PLR0913 -- the public surface: every option is keyword-only
         max_remove: at most this share of a group's width may go.
 
     Layers that share a shuffle must keep equal shares.  They become narrower together, step by
-    step: in each step the lowest-scored channels go of every run (see
-    :class:`gammaslim.sequences.Balance`), ranked by the mean of their scores, and a threshold
-    spares the step if any of them lies above it.  The limits then hold for each layer's width.
+    step: of every run (see :class:`gammaslim.sequences.Balance`) the lowest-scored channels go. A
+    step is ranked by the mean of the scores of what it removes, and a threshold spares it if any
+    of them lies above.  The limits then hold for each layer's width.
 
     Raises:
         TargetError: not exactly one target, a number out of range, or a target that floors, caps
@@ -134,11 +134,11 @@ class _Limits:
 class _Ranking:
     """All that may go, and in which order.
 
-    Per channel: its ``channels`` id, its ``groups`` index, and its place within that group, of
-    which 0 goes first.  Chains count as groups and their steps as places; they come after the
-    others.  Per place, all groups together in the order in which they go: the index of the group
-    ``asked``, and in ``scores`` what a threshold must reach.  Per plain group: ``widths``, and how
-    many are ``candidates``; per chain: ``reached``, the steps to take if so many are asked.
+    Per channel that goes by itself: its ``channels`` id, its ``groups`` index, and its place within
+    that group, of which 0 goes first.  Per group: ``widths``, and how many are ``candidates``.
+    ``chains`` count as further groups and their steps as places; ``reached`` holds the steps to
+    take if so many are asked.  Per place, of all groups together in the order in which they go:
+    the group ``asked``, and in ``scores`` what a threshold must reach.
     """
 
     channels: IntArray
@@ -148,6 +148,7 @@ class _Ranking:
     scores: FloatArray
     widths: IntArray
     candidates: IntArray
+    chains: tuple[Chain, ...]
     reached: tuple[IntArray, ...]
     limits: _Limits
     num_channels: int
@@ -161,10 +162,10 @@ class _Ranking:
         plain = len(self.widths)
         wanted = np.bincount(asked, minlength=plain + len(self.reached))
         going = self.limits.removable(wanted[:plain], self.widths, self.candidates)
-        steps = [own[count] for own, count in zip(self.reached, wanted[plain:], strict=True)]
-        going = np.concatenate([going, np.array(steps, dtype=np.int64)])
         keep = np.ones(self.num_channels, dtype=np.bool_)
         keep[self.channels[self.places < going[self.groups]]] = False
+        for chain, reached, steps in zip(self.chains, self.reached, wanted[plain:], strict=True):
+            keep[chain.removed(int(reached[steps]))] = False
         return keep
 
 
@@ -185,15 +186,15 @@ def _rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: _Limits
     numbers = [np.full(len(c.means), len(widths) + i) for i, c in enumerate(chains)]
     asked = np.concatenate([groups, *numbers]).astype(np.int64)
     order = np.lexsort((asked, share, means) if scope == "global" else (asked, means, share))
-    owners = [np.full(len(c.channels), len(widths) + i) for i, c in enumerate(chains)]
     return _Ranking(
-        channels=np.concatenate([channels, *(c.channels for c in chains)]),
-        groups=np.concatenate([groups, *owners]).astype(np.int64),
-        places=np.concatenate([places, *(c.places for c in chains)]),
+        channels=channels,
+        groups=groups,
+        places=places,
         asked=asked[order],
         scores=largest[order],
         widths=widths,
         candidates=counts.astype(np.int64),
+        chains=tuple(chains),
         reached=tuple(_reached(limits.allowed(chain)) for chain in chains),
         limits=limits,
         num_channels=graph.num_channels,
@@ -312,7 +313,7 @@ _MEET: dict[str, Callable[[ChannelGraph, _Ranking, float], BoolArray]] = {
 def _first(ranking: _Ranking, met: Callable[[BoolArray], bool]) -> BoolArray:
     """The keep mask after the fewest places that meet the target; all of them do.
 
-    Bisection: what goes at ``count`` also goes at ``count + 1``, so a target once met stays met.
+    Bisection: no group gets wider from ``count`` to ``count + 1``, so a target once met stays met.
     """
     low, high = 0, len(ranking.asked)
     while low < high:

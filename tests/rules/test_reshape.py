@@ -152,6 +152,20 @@ def test_shuffle_whose_parts_meet_couples_them():
     assert flow(graph) == [(k // 2, k // 2 + 3) for k in range(6)]
 
 
+def test_parts_that_meet_in_place_are_coupled():
+    """The swapped rows are added into the memory of the six channels themselves."""
+
+    def overwritten(x: Tensor) -> Tensor:
+        x = x.clone()
+        grid = x.view(x.shape[0], 2, x.shape[1] // 2, 4, 4)
+        grid += grid.flip(1)
+        return F.channel_shuffle(x, 2)
+
+    graph = toy(overwritten, width=6)
+    assert not graph.arrangement.balances
+    assert flow(graph) == [(k // 2, k // 2 + 3) for k in range(6)]
+
+
 def test_inverse_shuffle_with_views():
     """Three rows of two, transposed: first the even channels, then the odd ones."""
     graph = toy(lambda x: x.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2), width=6)

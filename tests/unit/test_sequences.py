@@ -135,22 +135,36 @@ def test_survivors_come_in_the_order_of_the_cut_network():
     assert found[left.tobytes()].tolist() == [1, 4]
 
 
+def sets_of(chain) -> list[set[int]]:
+    """What is gone after each step."""
+    assert not len(chain.removed(0))
+    return [set(chain.removed(steps).tolist()) for steps in range(1, len(chain.widths))]
+
+
 def test_chain_removes_the_lowest_of_each_run():
     """Step by step: (a2|a3, b0|b1), (a0|a1, b2|b3), then what is left of the inner runs."""
     scores = np.array([5, 1, 2, 4, 3, 6, 8, 7], dtype=np.float64)
     chain = chain_of(balance(), scores, np.ones(8, dtype=np.bool_))
-    by_step = [sorted(chain.channels[chain.places == step].tolist()) for step in range(3)]
-    assert by_step == [[2, 4], [1, 7], [3, 5]]
+    assert sets_of(chain) == [{2, 4}, {1, 2, 4, 7}, {1, 2, 3, 4, 5, 7}]
     assert chain.means.tolist() == [2.5, 4, 5]
     assert chain.largest.tolist() == [3, 7, 7]
     assert chain.shares.tolist() == [0.125, 0.375, 0.625]
     assert chain.widths.tolist() == [[4, 4], [3, 3], [2, 2], [1, 1]]
 
 
+def test_a_run_may_grow_again_at_a_smaller_width():
+    """Quotas (2, 2), (2, 1), (0, 2): at the last one the second run is whole again."""
+    quotas, widths = np.array([[2, 2], [2, 1], [0, 2]]), np.array([[4], [3], [2]])
+    one = Balance((SIX[:2], SIX[2:4]), quotas, widths)
+    chain = chain_of(one, np.array([1.0, 2, 3, 4, 0, 0]), np.ones(6, dtype=np.bool_))
+    assert sets_of(chain) == [{2}, {0, 1}]
+    assert chain.means.tolist() == [3, 3]
+    assert chain.largest.tolist() == [3, 3]
+
+
 def test_chain_takes_unscored_channels_along():
     """The second leaf has no scale: its channels go in order and count for nothing."""
     scores = np.array([5, 1, 2, 4, *[np.nan] * 4])
     chain = chain_of(balance(), scores, ~np.isnan(scores))
-    by_step = [sorted(chain.channels[chain.places == step].tolist()) for step in range(3)]
-    assert by_step == [[2, 4], [1, 6], [3, 5]]
+    assert sets_of(chain) == [{2, 4}, {1, 2, 4, 6}, {1, 2, 3, 4, 5, 6}]
     assert chain.means.tolist() == [2, 2, 4]

@@ -68,7 +68,10 @@ def view(recorder: Recorder, op: Op) -> None:
     given = _given(recorder, list(op["size"]))
     dims: list[LabelArray] = [None] * len(after)
     grids: list[Grid] = []
-    for block in blocks(before, after) if op.out.numel() else ():
+    runs = list(blocks(before, after)) if op.out.numel() else []
+    if not any(_joins(block, labels.grid, before) for block in runs):
+        recorder.mix(labels)
+    for block in runs:
         outs = tuple(after[d] for d in block.outputs)
         sizes = [given[d] for d in block.outputs]
         placed = _through(recorder, block, labels, before, Target(outs, sizes))
@@ -116,12 +119,17 @@ def _merged(
     recorder: Recorder, block: Block, grid: Grid | None, before: Sequence[int]
 ) -> LabelArray:
     """The labels of a dimension that was split, moved about, and is put together again."""
-    real = {d for d in block.inputs if before[d] != 1}
-    if grid is None or real != {grid.parts, grid.inner}:
+    if grid is None or not _joins(block, grid, before):
         return None
     if (grid.parts < grid.inner) != grid.strided:
         return grid.whole
     return _shuffled(recorder, grid.whole, Shuffle(before[grid.parts], grid.strided))
+
+
+def _joins(block: Block, grid: Grid | None, before: Sequence[int]) -> bool:
+    """Whether the block is made of the two dimensions of the grid and nothing else."""
+    real = {d for d in block.inputs if before[d] != 1}
+    return grid is not None and real == {grid.parts, grid.inner}
 
 
 def _given(recorder: Recorder, sizes: list[int]) -> list[Given]:
