@@ -58,7 +58,9 @@ class _Balanced:
         for partition in family.partitions:
             for column in partition.columns:
                 if column is not None:
-                    balanced[classes.find(column)] = True
+                    balanced[classes.find(column[column >= 0])] = True
+            for rows in partition.rows[1:]:  # labels of the parts: none of them goes
+                classes.freeze(classes.find(rows.ravel()), partition.reason)
         stays = levels.quotas.min(axis=0) == levels.quotas[0]
         for (leaf, start, stop), stuck in zip(levels.runs, stays, strict=True):
             if stuck:

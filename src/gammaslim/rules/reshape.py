@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gammaslim.findings import Grid, TensorLabels
 from gammaslim.graph import IntArray
-from gammaslim.labels import LabelArray
+from gammaslim.labels import LabelArray, Partition, fixed_code
 from gammaslim.recording import Op, Recorder
 from gammaslim.rules.registry import rule
 from gammaslim.sequences import Repeat, Shuffle
@@ -97,14 +97,11 @@ def _through(
     owners = [(d, labels) for d in block.inputs if (labels := dims[d]) is not None]
     if not owners:
         return Placed([None] * len(target.sizes))
-    if len(owners) == 1:
-        merged = _merged(recorder, block, source.grid, before)
-        if merged is not None:
-            return _placed(recorder, merged.reshape(target.sizes), target)
-    # Of a product such as heads x features only one factor can shrink: the longer one.
-    owners.sort(key=lambda owner: np.count_nonzero(owner[1] >= 0))
-    for _, labels in owners[:-1]:
-        recorder.freeze(labels, "it is merged with a longer channel dimension")
+    merged = _merged(recorder, block, source.grid, before)
+    if merged is None and len(owners) > 1:
+        merged = _product(recorder, block, owners, before)
+    if merged is not None:
+        return _placed(recorder, merged.reshape(target.sizes), target)
     owner, labels = owners[-1]
     spread = _spread(labels, before, block, owner)
     placed = _placed(recorder, spread.reshape(target.sizes), target)
@@ -113,6 +110,25 @@ def _through(
         if own is not None and times > 1 and np.array_equal(own, np.repeat(labels, times)):
             recorder.store.derive(own, Repeat(times), labels)
     return placed
+
+
+def _product(
+    recorder: Recorder, block: Block, owners: list[tuple[int, IntArray]], before: Sequence[int]
+) -> LabelArray:
+    """Two channel dimensions become one, such as heads x features: one of the two may shrink.
+
+    Only the longer ones may where there are more, or where something else lies between.
+    """
+    between = {d for d in block.inputs if before[d] > 1} - {d for d, _ in owners}
+    if len(owners) == 2 and not between:
+        (_, outer), (_, inner) = owners
+        labels = recorder.store.fresh(len(outer) * len(inner))
+        _either(recorder, labels.reshape(len(outer), -1), outer, inner)
+        return labels
+    owners.sort(key=lambda owner: np.count_nonzero(owner[1] >= 0))
+    for _, labels in owners[:-1]:
+        recorder.freeze(labels, "it is merged with a longer channel dimension")
+    return None
 
 
 def _merged(
@@ -175,28 +191,47 @@ def _placed(recorder: Recorder, block: IntArray, target: Target) -> Placed:
 
 
 def _split(recorder: Recorder, block: IntArray, target: Target, varying: list[int]) -> Placed:
-    """Equal parts: one label for each column, on the dimension whose size the code leaves open."""
+    """Equal parts: either the same column of each may go, or whole parts where the code allows."""
     dims: list[LabelArray] = [None] * block.ndim
-    flexible = _flexible(varying, target.given)
-    if len(flexible) != 1:
-        text = "the sizes that split it are constants" if not flexible else _AMBIGUOUS
-        recorder.freeze(block.ravel(), text)
+    flexible = [axis for axis in varying if not _constant(target.given[axis])][-2:]
+    if not flexible:
+        recorder.freeze(block.ravel(), "the sizes that split it are constants")
         return Placed(dims)
-    axis = flexible[0]
-    for other in set(varying) - {axis}:
-        recorder.settled(target.given[other])
-    rows = np.moveaxis(block, axis, -1).reshape(-1, block.shape[axis])
-    dims[axis] = column = recorder.store.fresh(rows.shape[1])
+    for axis in set(varying) - set(flexible):
+        recorder.settled(target.given[axis])
+    inner = flexible[-1]
+    last = [block.shape[axis] for axis in flexible]
+    rows = np.moveaxis(block, flexible, range(-len(flexible), 0)).reshape(-1, math.prod(last))
+    if len(flexible) == 2:
+        found = [recorder.store.fresh(size) for size in last]
+        _either(recorder, _tied(recorder, rows).reshape(last), *found)
+    else:
+        found = [_tied(recorder, rows, followed=True)]
+    for axis, labels in zip(flexible, found, strict=True):
+        recorder.follow(labels, target.given[axis])
+        dims[axis] = labels
+    others = [axis for axis, size in enumerate(block.shape) if size > 1 and axis != inner]
+    if len(others) > 1:
+        return Placed(dims)
+    return Placed(dims, Grid(block.ravel(), others[0], inner, strided=inner < others[0]))
+
+
+def _tied(recorder: Recorder, rows: IntArray, *, followed: bool = False) -> IntArray:
+    """New labels for the columns of equal parts; a single part keeps its own."""
+    if len(rows) == 1:
+        return rows[0]
+    columns = recorder.store.fresh(rows.shape[1])
     text = f"it is split into {len(rows)} equal parts"
-    recorder.tie(rows, text, column=column, followed=True)
-    recorder.follow(column, target.given[axis])
-    if [size > 1 for size in block.shape].count(True) > 2:
-        return Placed(dims)
-    (parts,) = set(varying) - {axis}
-    return Placed(dims, Grid(block.ravel(), parts, axis, strided=axis < parts))
+    recorder.tie(rows, text, column=columns, followed=followed)
+    return columns
 
 
-_AMBIGUOUS = "it is split where more than one dimension could shrink"
+def _either(recorder: Recorder, grid: IntArray, rows: IntArray, columns: IntArray) -> None:
+    """Either whole rows of a grid may go, with their labels, or whole columns, with theirs."""
+    reason = recorder.reason(f"{grid.shape[0]} x {grid.shape[1]} channels are one dimension")
+    fixed = np.array([fixed_code(reason)])
+    partition = Partition((grid, rows[:, None]), (columns, fixed), whole=True, reason=reason)
+    recorder.store.partition(replace(partition, followed=True))
 
 
 def _varies(grid: IntArray, axis: int) -> bool:
@@ -204,20 +239,8 @@ def _varies(grid: IntArray, axis: int) -> bool:
     return grid.shape[axis] > 1 and not bool((grid == first).all())
 
 
-def _flexible(varying: list[int], given: Sequence[Given]) -> list[int]:
-    """The axes that may shrink: those whose size follows by itself, or else the last attribute."""
-    own = [axis for axis in varying if not _held(given[axis])]
-    attributes = [axis for axis in varying if _held(given[axis]) and not _constant(given[axis])]
-    return own or attributes[-1:]
-
-
-def _held(given: Given) -> bool:
-    """Whether a size is a number that somebody wrote down, in the code or in a module."""
-    return given is not None and (not isinstance(given, Size) or given.attribute)
-
-
 def _constant(given: Given) -> bool:
-    return not isinstance(given, Size) or given.constant
+    return given is not None and (not isinstance(given, Size) or given.constant)
 
 
 @rule("pixel_shuffle")
