@@ -95,15 +95,18 @@ def _runs(fates: IntArray) -> list[tuple[int, int]]:
 
 
 def _quotas(full: Sequence[list[tuple[int, int]]], fates: Sequence[IntArray]) -> list[int] | None:
-    """Lengths of the runs at another width; ``None`` where they come in another order.
+    """Lengths of the runs at another width; ``None`` where no cut can give them.
 
-    A run may vanish, so those that are left must be found among the old ones one after the other.
+    A run may vanish, so those that are left must be found among the old ones one after the other;
+    none can be longer than it was.
     """
     quotas: list[int] = []
     for old, new in zip(full, map(_runs, fates), strict=True):
         left = list(new)
-        for fate, _ in old:
+        for fate, length in old:
             quotas.append(left.pop(0)[1] if left and left[0][0] == fate else 0)
+            if quotas[-1] > length:
+                return None
         if left:
             return None
     return quotas

@@ -97,6 +97,26 @@ def test_a_width_at_which_runs_come_in_another_order_is_left_out():
     assert levels.quotas.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
 
 
+def test_a_width_at_which_a_run_would_be_longer_is_left_out():
+    """What two leaves send left is shuffled with a third, and cut in half once more.
+
+    Of seven ranks of the second leaf 2, 1 and 4 go left twice, once and never; of six it would be
+    1, 2 and 3, which is one more than there are.
+    """
+    steps = (
+        Step(Join(), (0, 1)),
+        Step(Shuffle(2), (3,)),
+        Step(Part(0, 1, 2), (4,)),
+        Step(Join(), (5, 2)),
+        Step(Shuffle(2), (6,)),
+        Step(Part(0, 1, 2), (7,)),
+    )
+    levels = levels_of(Shape((7, 7, 7), steps))
+    assert levels.widths[:, 0].tolist() == [7, 5, 4, 3, 2, 1]
+    assert levels.quotas[0].tolist() == [2, 2, 3, 2, 1, 4, 3, 4]
+    assert levels_of(Shape((6, 6, 6), steps)).quotas[0].tolist() == [2, 1, 3, 1, 2, 3, 3, 3]
+
+
 def test_order_of_pairs_equal_entries_in_turn():
     ids, sequence = np.array([7, 3, 7, 5]), np.array([5, 7, 7, 3])
     order = order_of(ids, sequence)
