@@ -9,12 +9,14 @@ import resource
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -115,24 +117,28 @@ def said(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why channels are kept: the text, where, and how many scales that costs."""
+    """Why channels are kept: the text, where, and how many elements of scales that costs."""
 
     text: str
     scales: int
 
 
 def reasons(graph: gs.ChannelGraph) -> list[Reason]:
-    """Why scales are frozen, the most expensive first; the first reason of a group counts."""
-    cost: dict[str, int] = {}
+    """Why scales are frozen, the most expensive first; together they are what coverage lacks.
+
+    One channel may hold many elements of one scale, so elements are counted, not channels.
+    """
+    why = np.full(graph.num_channels, "", dtype=object)
     for group in graph.groups:
-        if not group.prunable and group.scales:
-            reason = group.reason
-            cost[reason] = cost.get(reason, 0) + len(group.scales) * group.width
-    places: dict[str, str] = {}
-    for frozen in sorted(graph.frozen, key=lambda frozen: frozen.channels):
-        places[frozen.reason] = str(frozen)
-    found = [Reason(places.get(reason, reason), scales) for reason, scales in cost.items()]
-    return sorted(found, key=lambda reason: -reason.scales)[:REASONS]
+        why[group.channels] = group.reason
+    cost: Counter[str] = Counter()
+    for name in graph.scales:
+        ids = graph.sites[(name, 0)]
+        frozen = ids[(ids < 0) | ~graph.prunable[ids]]
+        cost.update("no channel of its own" if one < 0 else why[one] for one in frozen)
+    # Several places may say the same; the one that keeps most channels stands for them.
+    places = {one.reason: str(one) for one in sorted(graph.frozen, key=lambda one: one.channels)}
+    return [Reason(places.get(text, text), count) for text, count in cost.most_common(REASONS)]
 
 
 def reachable_plan(graph: gs.ChannelGraph, ratio: float, seed: int) -> tuple[gs.Plan, float]:
