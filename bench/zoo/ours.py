@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gammaslim as gs
-from bench.zoo.law import compare, controls, settle
+from bench.zoo.law import Pair, judged, settle
 from bench.zoo.toys import UNet
 from tests import oracle
 
@@ -165,10 +165,9 @@ def cut_and_check(
         return {**record, "refused": said(error)}
     record |= {"prune_s": time.perf_counter() - start, "drift": outcome.drift}
     record["macs_left"] = outcome.after.macs / max(outcome.before.macs, 1)
-    masked = oracle.masked_copy(model, plan)
-    finding = compare(masked, cut, plan, inputs[1])
+    pair, finding = judged(Pair(oracle.masked_copy(model, plan), cut, plan, inputs[1]))
     record["law"] = asdict(finding) | {"holds": finding.holds}
-    record["controls"] = [asdict(one) for one in controls(masked, cut, plan, inputs[1])]
+    record["controls"] = [asdict(one) for one in pair.controls()]
     record["training_error"] = training_error(cut, inputs[0])
     return record
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
-from bench.zoo.law import compare, settle
+from bench.zoo.law import Pair, judged, settle
 from bench.zoo.ours import REPETITIONS, Record, best_of, said, training_error
 from tests import oracle
 
@@ -92,7 +92,9 @@ def refill(cut: nn.Module, originals: Mapping[str, Tensor]) -> None:
             tensor.data = originals[name].detach().flatten()[places].reshape(tensor.shape)
 
 
-def judged(model: nn.Module, pruner: Any, cut: nn.Module, inputs: tuple[Tensor, Tensor]) -> Outcome:
+def outcome_of(
+    model: nn.Module, pruner: Any, cut: nn.Module, inputs: tuple[Tensor, Tensor]
+) -> Outcome:
     """Let the peer cut its copy, and hold the result against the masked network."""
     originals = oracle.named_tensors(model)
     try:
@@ -105,7 +107,7 @@ def judged(model: nn.Module, pruner: Any, cut: nn.Module, inputs: tuple[Tensor, 
         return Outcome("fails", "nothing is removed")
     refill(cut, originals)
     try:
-        finding = compare(oracle.masked_copy(model, plan), cut, plan, inputs[1])
+        _, finding = judged(Pair(oracle.masked_copy(model, plan), cut, plan, inputs[1]))
     except Exception as error:  # noqa: BLE001
         return Outcome("fails", f"the cut network's forward: {said(error)}")
     if not finding.holds:
@@ -129,7 +131,7 @@ def examine(model: nn.Module, inputs: tuple[Tensor, Tensor]) -> Record:
     first = time.perf_counter() - start
     again = (partial(pruner_of, copy.deepcopy(model), inputs[0]) for _ in range(REPETITIONS - 1))
     construction = best_of(again, first)
-    outcome = judged(model, pruner, cut, inputs)
+    outcome = outcome_of(model, pruner, cut, inputs)
     return {
         "first_construction_s": first,
         "construction_s": construction,

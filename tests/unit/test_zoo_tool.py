@@ -52,7 +52,7 @@ def test_masked_norms_count_what_is_kept(inputs: Tensor) -> None:
     model = Normed()
     cut, plan = cut_in_half(model, inputs)
     masked = oracle.masked_copy(model, plan)
-    assert law.compare(masked, cut, plan, inputs).holds
+    assert law.Pair(masked, cut, plan, inputs).compared().holds
     assert oracle.drift(oracle.outputs(masked, inputs), oracle.outputs(cut, inputs)) > 1e-2
 
 
@@ -60,7 +60,7 @@ def test_rolled_weights_are_caught_and_put_back(inputs: Tensor) -> None:
     model = Normed()
     cut, plan = cut_in_half(model, inputs)
     before = copy.deepcopy(cut.state_dict())
-    found = law.controls(oracle.masked_copy(model, plan), cut, plan, inputs)
+    found = law.Pair(oracle.masked_copy(model, plan), cut, plan, inputs).controls()
     assert found
     assert all(one.caught for one in found)
     assert all(torch.equal(before[name], tensor) for name, tensor in cut.state_dict().items())
@@ -70,9 +70,25 @@ def test_a_layer_that_is_not_called_any_more_is_a_drift(inputs: Tensor) -> None:
     model = Normed()
     cut, plan = cut_in_half(model, inputs)
     cut.norm = nn.Identity()
-    finding = law.compare(oracle.masked_copy(model, plan), cut, plan, inputs)
+    finding = law.Pair(oracle.masked_copy(model, plan), cut, plan, inputs).compared()
     assert finding.drift == float("inf")
     assert finding.first == "norm"
+
+
+def test_magnified_rounding_is_judged_in_double_precision(inputs: Tensor) -> None:
+    """A variance near zero makes a drift of mere rounding; a rolled weight still shows."""
+    model = Normed()
+    cut, plan = cut_in_half(model, inputs)
+    masked = oracle.masked_copy(model, plan)
+    for network in (masked, cut):
+        # What is left of (x - mean) here is rounding, and 1e6 is added to it in another order.
+        network.conv.bias.data += 1e6
+        network.norm.running_mean += 1e6
+    pair = law.Pair(masked, cut, plan, inputs)
+    pair.cut.conv.weight.data = pair.cut.conv.weight.data * (1 + 1e-7)
+    precise, finding = law.judged(pair)
+    assert finding.holds
+    assert all(one.caught for one in precise.controls())
 
 
 def test_peer_is_read_by_its_tags() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import gammaslim as gs
 from bench.zoo.entries import ENTRIES, Entry, build, images
-from bench.zoo.law import TOLERANCE, compare, controls, settle
+from bench.zoo.law import TOLERANCE, Pair, judged, settle
 from bench.zoo.ours import RATIOS, reachable_plan
 from tests import oracle
 
@@ -39,13 +39,11 @@ def check_cut(
     cut = copy.deepcopy(model)
     outcome = gs.prune(cut, graph, plan)
     assert outcome.drift <= TOLERANCE
-    masked = oracle.masked_copy(model, plan)
-    finding = compare(masked, cut, plan, inputs[1])
+    pair, finding = judged(Pair(oracle.masked_copy(model, plan), cut, plan, inputs[1]))
     assert finding.holds, finding
-    done = controls(masked, cut, plan, inputs[1])
+    done = pair.controls()
     assert done, "no weight was rolled"
     assert all(one.caught for one in done), done
-    assert compare(masked, cut, plan, inputs[1]) == finding, "the controls left something behind"
     oracle.check_attributes(cut)
     oracle.check_cost(cut, outcome.after, inputs[0])
     assert outcome.after.macs < outcome.before.macs
