@@ -157,7 +157,7 @@ TORCHVISION = (
     torchvision("regnet_y_400mf"),
     torchvision("resnet18"),
     torchvision("resnext50_32x4d"),
-    torchvision("shufflenet_v2_x0_5", coverage=0.86),
+    torchvision("shufflenet_v2_x0_5"),
     torchvision("vgg11_bn", slow=True),
     torchvision("wide_resnet50_2"),
     torchvision("fcn_resnet50", options=NO_BACKBONE),

@@ -152,15 +152,15 @@ def layer_outputs(
 
 
 def kept_outputs(name: str, module: nn.Module, plan: gs.Plan | None) -> tuple[int, Tensor | None]:
-    """The dimension of a layer's output that holds its channels, and which of them are kept."""
+    """The dimension of a layer's output that holds its channels, and which are kept, in order."""
     dim = -1 if isinstance(module, nn.Linear) else 1
     if plan is None:
         return dim, None
     transposed = isinstance(module, _ConvNd) and module.transposed
     sites = [("bias", 0), ("running_mean", 0), ("weight", int(transposed))]
-    found = [plan.kept.get((f"{name}.{key}", at)) for key, at in sites]
-    kept = next((indices for indices in found if indices is not None), None)
-    return dim, None if kept is None else torch.from_numpy(kept)
+    own = [(f"{name}.{key}", at) for key, at in sites]
+    site = next((site for site in own if site in plan.kept), None)
+    return dim, None if site is None else torch.from_numpy(plan.indices(site))
 
 
 class CountingKept(TorchFunctionMode):
