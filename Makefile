@@ -11,14 +11,16 @@ PYTEST := PYTHONPATH=$(SITE) $(BIN)/python -m pytest
 PYTEST_ARGS ?= -n auto -m "not slow"
 DEMO_OUT ?= build/demo
 DEMO_SEED ?= 0
+ZOO_ARGS ?=
 
-.PHONY: help venv demo test lint types unit slow fuzz bench format clean
+.PHONY: help venv demo test lint types unit slow fuzz bench zoo format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make test    lint, types and tests, against the built wheel"
 	@echo "make demo    train, slim and check two networks on digits, into $(DEMO_OUT)"
 	@echo "make venv    only build .venv from constraints.txt"
+	@echo "make zoo     cut and check every network of the zoo, write docs/zoo.md"
 	@echo "make lint | types | unit | slow | fuzz | bench | format | clean"
 
 venv: $(STAMP)
@@ -59,6 +61,10 @@ fuzz: $(SITE)/.built
 bench: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.speed
+
+zoo: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m bench.zoo $(ZOO_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

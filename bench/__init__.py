@@ -1,1 +1,1 @@
-"""Side by side with peers, in one run, as ratios."""
+"""Measurements beside peers, and the zoo of real networks."""

@@ -31,6 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 import gammaslim as gs
+from bench.environment import declare_box_operators
 
 REMOVE = 0.3
 STEPS = 5
@@ -75,13 +76,6 @@ def peer() -> Any:
     import torch_pruning
 
     return torch_pruning
-
-
-def declare_box_operators() -> None:
-    """Let torchvision import beside a CPU build of torch, where its own library cannot load."""
-    for name in ("nms", "qnms"):
-        signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        torch.library.define(f"torchvision::{name}", signature)
 
 
 def build(name: str) -> nn.Module:

@@ -1,0 +1,242 @@
+"""The law seen from outside: what the cut network must share with the masked one, and what not.
+
+Nothing here uses the library's own verification: the masked network is a copy with zeros, both run
+as they are, and the outputs of every convolution, linear layer and BatchNorm are compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+import gammaslim as gs
+from tests import oracle
+
+TOLERANCE = 1e-4
+OUTPUT = "network output"
+LAYERS = (_BatchNorm, _ConvNd, nn.Linear)
+
+
+def settle(model: nn.Module, inputs: Any, seed: int) -> None:
+    """Random scales and shifts, and random statistics around what the network really sees.
+
+    Statistics drawn out of the blue would let a hundred layers blow up or die out; those of a few
+    batches in training mode keep every layer at a scale of one, and are then shaken.
+    """
+    oracle.randomise_batchnorms(model, seed)
+    model.train()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for _ in range(3):
+            oracle.call(model, inputs + 0.3 * torch.randn_like(inputs))
+        for module in model.modules():
+            if isinstance(module, _BatchNorm) and module.running_var is not None:
+                deviation = module.running_var.sqrt()
+                module.running_mean += 0.3 * deviation * torch.randn_like(deviation)
+                module.running_var *= torch.empty_like(deviation).uniform_(0.5, 1.5)
+    model.eval()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison: the worst drift, the first output over the tolerance, how many there were."""
+
+    drift: float
+    first: str
+    compared: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing exceeded the tolerance."""
+        return not self.first
+
+
+@dataclass(frozen=True)
+class Control:
+    """A weight that was rolled by one on purpose, and the first output that gave it away."""
+
+    rolled: str
+    caught: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A masked network and a cut one, the plan that both follow, and what to run them on."""
+
+    masked: nn.Module
+    cut: nn.Module
+    plan: gs.Plan
+    inputs: Tensor
+
+    def in_float64(self) -> Pair:
+        """The same with copies in double precision."""
+        masked, cut = (copy.deepcopy(model).double() for model in (self.masked, self.cut))
+        return Pair(masked, cut, self.plan, self.inputs.double())
+
+    def compared(self) -> Finding:
+        """Every layer on its kept channels, then the networks' outputs."""
+        with CountingKept(self.masked, self.plan):
+            want = layer_outputs(self.masked, self.inputs, self.plan)
+        have = layer_outputs(self.cut, self.inputs)
+        drifts = {name: oracle.drift(want[name], have.get(name, [])) for name in want}
+        over = [name for name, drift in drifts.items() if not drift <= TOLERANCE]
+        return Finding(max(drifts.values()), over[0] if over else "", len(drifts))
+
+    def controls(self) -> list[Control]:
+        """Roll a shrunken weight near the start, in the middle, near the end, one at a time.
+
+        A rolled weight pairs its slices with the wrong channels: what a wrong index would do.
+        """
+        found = []
+        tensors = oracle.named_tensors(self.cut)
+        sites = [(name, dim) for name, dim in self.plan.kept if rollable(name, tensors[name], dim)]
+        for place in sorted({len(sites) // 10, len(sites) // 2, 9 * len(sites) // 10}):
+            if place < len(sites):
+                name, dim = sites[place]
+                with rolled(tensors[name], dim):
+                    found.append(Control(name, self.compared().first))
+        return found
+
+
+def judged(pair: Pair) -> tuple[Pair, Finding]:
+    """The comparison, and the pair it was made on.
+
+    A BatchNorm of a tiny variance magnifies rounding beyond any tolerance.  What is only rounding
+    vanishes in double precision; what is wrong stays.
+    """
+    finding = pair.compared()
+    if finding.holds:
+        return pair, finding
+    precise = pair.in_float64()
+    try:
+        return precise, precise.compared()
+    except RuntimeError:  # the network makes float32 tensors of its own
+        return pair, finding
+
+
+def layer_outputs(
+    model: nn.Module, inputs: Tensor, plan: gs.Plan | None = None
+) -> dict[str, list[Tensor]]:
+    """What every layer puts out, in the order of the run, then the network's own outputs.
+
+    With a ``plan``, only what it keeps of each.
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def watch(name: str, module: nn.Module) -> Any:
+        dim, kept = kept_outputs(name, module, plan)
+
+        def note(_module: nn.Module, _args: Any, out: Tensor) -> None:
+            part = out if kept is None else out.index_select(dim, kept)
+            seen.setdefault(name, []).append(part.detach().clone())
+
+        return module.register_forward_hook(note)
+
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, LAYERS):
+                stack.callback(watch(name, module).remove)
+        found = oracle.outputs(model, inputs)
+    return {**seen, OUTPUT: found}
+
+
+def kept_outputs(name: str, module: nn.Module, plan: gs.Plan | None) -> tuple[int, Tensor | None]:
+    """The dimension of a layer's output that holds its channels, and which are kept, in order."""
+    dim = -1 if isinstance(module, nn.Linear) else 1
+    if plan is None:
+        return dim, None
+    transposed = isinstance(module, _ConvNd) and module.transposed
+    sites = [("bias", 0), ("running_mean", 0), ("weight", int(transposed))]
+    own = [(f"{name}.{key}", at) for key, at in sites]
+    site = next((site for site in own if site in plan.kept), None)
+    return dim, None if site is None else torch.from_numpy(plan.indices(site))
+
+
+class CountingKept(TorchFunctionMode):
+    """Lets LayerNorm and GroupNorm of a masked network take their statistics over kept channels.
+
+    Both count how many channels there are, so zeros alone are no reference for them.
+    """
+
+    def __init__(self, masked: nn.Module, plan: gs.Plan) -> None:
+        """The affine weights tell which normalisation is running."""
+        super().__init__()
+        self.kept: dict[int, Tensor] = {}
+        for name, tensor in oracle.named_tensors(masked).items():
+            indices = plan.kept.get((name, 0))
+            if indices is not None:
+                self.kept[id(tensor)] = torch.from_numpy(indices)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the normalisation on what is kept, and put zeros elsewhere."""
+        kwargs = kwargs or {}
+        if func is functional.layer_norm:
+            return self.layer_norm(*args, **kwargs)
+        if func is functional.group_norm:
+            return self.group_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def layer_norm(
+        self,
+        input: Tensor,  # noqa: A002
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Over the last dimension."""
+        kept = self.kept.get(id(weight))
+        if kept is None or weight is None:
+            return functional.layer_norm(input, list(normalized_shape), weight, bias, eps)
+        part = input.index_select(-1, kept)
+        shift = None if bias is None else bias[kept]
+        done = functional.layer_norm(part, [len(kept)], weight[kept], shift, eps)
+        return torch.zeros_like(input).index_copy(-1, kept, done)
+
+    def group_norm(
+        self,
+        input: Tensor,  # noqa: A002
+        num_groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Over the groups of which anything is kept."""
+        kept = self.kept.get(id(weight))
+        if kept is None or weight is None:
+            return functional.group_norm(input, num_groups, weight, bias, eps)
+        groups = len(np.unique(kept.numpy() // (len(weight) // num_groups)))
+        part = input.index_select(1, kept)
+        shift = None if bias is None else bias[kept]
+        done = functional.group_norm(part, groups, weight[kept], shift, eps)
+        return torch.zeros_like(input).index_copy(1, kept, done)
+
+
+def rollable(name: str, tensor: Tensor, dim: int) -> bool:
+    """Whether it is a weight, and so large that rolling changes it."""
+    return tensor.ndim > 1 and tensor.shape[dim] > 1 and name.endswith("weight")
+
+
+@contextlib.contextmanager
+def rolled(tensor: Tensor, dim: int) -> Generator[None]:
+    """Roll by one, and back."""
+    with torch.no_grad():
+        whole = tensor.clone()
+        tensor.copy_(whole.roll(1, dim))
+        try:
+            yield
+        finally:
+            tensor.copy_(whole)

@@ -1,0 +1,50 @@
+"""The law on real networks, cut by 30 % and by 60 % of their channels at random."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import gammaslim as gs
+from bench.zoo.entries import ENTRIES, Entry, build, images
+from bench.zoo.law import TOLERANCE, Pair, judged, settle
+from bench.zoo.ours import RATIOS, reachable_plan
+from tests import oracle
+
+
+def parameter(entry: Entry) -> Any:
+    """The entry as a pytest parameter, marked where it is slow."""
+    return pytest.param(entry, id=entry.key, marks=[pytest.mark.slow] if entry.slow else [])
+
+
+@pytest.mark.parametrize("entry", [parameter(entry) for entry in ENTRIES])
+def test_network(entry: Entry) -> None:
+    """Coverage, and everything that must hold after each of two cuts."""
+    model, inputs, others = build(entry), images(entry, 1), images(entry, 2)
+    settle(model, inputs, seed=0)
+    graph = gs.trace(model, inputs)
+    assert graph.coverage >= entry.coverage, [str(one) for one in graph.frozen]
+    for ratio in RATIOS:
+        check_cut(model, graph, ratio, (inputs, others))
+
+
+def check_cut(
+    model: nn.Module, graph: gs.ChannelGraph, ratio: float, inputs: tuple[Tensor, Tensor]
+) -> None:
+    """Both checks of the law, the negative control, attributes, cost, and a training step."""
+    plan, _ = reachable_plan(graph, ratio, seed=int(100 * ratio))
+    cut = copy.deepcopy(model)
+    outcome = gs.prune(cut, graph, plan)
+    assert outcome.drift <= TOLERANCE
+    pair, finding = judged(Pair(oracle.masked_copy(model, plan), cut, plan, inputs[1]))
+    assert finding.holds, finding
+    done = pair.controls()
+    assert done, "no weight was rolled"
+    assert all(one.caught for one in done), done
+    oracle.check_attributes(cut)
+    oracle.check_cost(cut, outcome.after, inputs[0])
+    assert outcome.after.macs < outcome.before.macs
+    oracle.check_training(cut, inputs[0])
