@@ -8,7 +8,7 @@ where two counts must agree their labels are coupled, and where that is not poss
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -143,6 +143,18 @@ def solve(
     for variable, reason in defined.items():
         _make_whole(values[variable], reason, classes)
     return values
+
+
+def equal_counts(demands: Iterable[Demand]) -> Iterator[tuple[IntArray, IntArray, int]]:
+    """Pairs of label arrays that one number of a module counts both, and the reason's number."""
+    first: dict[Variable, IntArray] = {}
+    for demand in demands:
+        size = demand.size
+        if len(size.variables) == 1 and not size.parts and not size.constant:
+            variable, share = size.variables[0]
+            counted = first.setdefault(variable, demand.target) if share == 1 else demand.target
+            if len(counted) == len(demand.target):
+                yield counted, demand.target, demand.reason
 
 
 def _in_labels(variable: Variable, known: Mapping[Variable, Terms]) -> Terms:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gammaslim.balance import Levels, levels_of, met, shape_of
 from gammaslim.classes import Classes, Resolved
-from gammaslim.demands import solve
+from gammaslim.demands import equal_counts, solve
 from gammaslim.families import Family, Nodes, closed, shuffled_families
 from gammaslim.graph import BoolArray, IntArray
 from gammaslim.labels import LabelStore
@@ -33,6 +33,9 @@ def resolve(
             one.settle(nodes, classes, balanced)
             done |= {id(partition) for partition in one.family.partitions}
         arrangement = _arrangement(nodes, chosen)
+    for left, right, reason in equal_counts(store.demands):
+        if not balanced[classes.find(np.concatenate([left, right]))].any():
+            classes.couple(left, right, reason)
     # Those that leave a choice come last, when all else is known.
     for partition in sorted(store.partitions, key=lambda p: p.whole):
         if id(partition) not in done:
