@@ -155,15 +155,15 @@ def cut_and_check(
     model: nn.Module, graph: gs.ChannelGraph, inputs: tuple[Tensor, Tensor], ratio: float
 ) -> Record:
     """One cut of a copy: its own verdict, the law from outside, the controls, a training step."""
-    plan, removed = reachable_plan(graph, ratio, seed=int(100 * ratio))
-    record: Record = {"asked": ratio, "removed": removed}
     cut = copy.deepcopy(model)
     try:
+        plan, removed = reachable_plan(graph, ratio, seed=int(100 * ratio))
         start = time.perf_counter()
         outcome = gs.prune(cut, graph, plan)
     except gs.GammaslimError as error:
-        return {**record, "refused": said(error)}
-    record |= {"prune_s": time.perf_counter() - start, "drift": outcome.drift}
+        return {"asked": ratio, "refused": said(error)}
+    record: Record = {"asked": ratio, "removed": removed, "drift": outcome.drift}
+    record["prune_s"] = time.perf_counter() - start
     record["macs_left"] = outcome.after.macs / max(outcome.before.macs, 1)
     pair, finding = judged(Pair(oracle.masked_copy(model, plan), cut, plan, inputs[1]))
     record["law"] = asdict(finding) | {"holds": finding.holds}
