@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,6 +18,15 @@ from gammaslim.modules import ModeFlag
 from gammaslim.recording import Recorder
 from gammaslim.rules import FUNCTION_RULES
 from gammaslim.sizes import COUNTS, FOLLOWS_SIZES, SHAPE_GETTERS, PythonCall
+
+LEAVES_SIGHT = frozenset([
+    "__array__", "__dlpack__", "__reduce_ex__", "apply_", "const_data_ptr", "data_ptr",
+    "map_", "map2_", "mutable_data_ptr", "numpy", "storage", "tolist", "untyped_storage",
+])  # fmt: skip
+"""Tensor methods that hand the data to code of which no operator is seen."""
+
+DATA_SETTERS = frozenset({Tensor.data.__set__})  # type: ignore[attr-defined]
+"""What ``x.data = y`` calls."""
 
 
 class FunctionMode(TorchFunctionMode):
@@ -30,6 +40,8 @@ class FunctionMode(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call with its arguments on record."""
         recorder, name = self._recorder, getattr(func, "__name__", "")
+        if name in LEAVES_SIGHT:
+            recorder.leaves(args[0], name)
         if name == "__get__" or func is Tensor.size:
             result = func(*args, **(kwargs or {}))
             if func not in SHAPE_GETTERS:
@@ -46,6 +58,8 @@ class FunctionMode(TorchFunctionMode):
             if name not in FOLLOWS_SIZES:
                 for size in recorder.call.sizes():
                     size.escape(size.terms)
+            if func in DATA_SETTERS:
+                recorder.replaced(*args)
             return func(*args, **kwargs)
         finally:
             recorder.call = outer
@@ -58,6 +72,8 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 class DispatchMode(TorchDispatchMode):
     """Sees every ATen operator, runs it below, and has its rule applied."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, recorder: Recorder, memo: FakeMemo | None = None) -> None:
         """Report to ``recorder``; ``memo`` remembers what fake operators return."""
         super().__init__()
@@ -68,8 +84,10 @@ class DispatchMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then its rule with all modes off."""
         kwargs = kwargs or {}
-        result = self._run(func, args, kwargs)
-        self._recorder.operator(func, self._bind(func, args, kwargs), result)
+        higher = isinstance(func, HigherOrderOperator)
+        result = func(*args, **kwargs) if higher else self._run(func, args, kwargs)
+        bound = {"operands": args, **kwargs} if higher else self._bind(func, args, kwargs)
+        self._recorder.operator(func, bound, result)
         return result
 
     def _bind(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

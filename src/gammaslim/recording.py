@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,18 +25,11 @@ from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, Partition, Terms, fixed_code
 from gammaslim.modules import NORM_BASE
 from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
+from gammaslim.sources import user_line
 
 _ATTRIBUTE = "_gammaslim_labels"
 _ONE = Fraction(1)
 _LOST = "its size enters arithmetic that cannot be followed"
-_NOT_THE_USER = (
-    "torch.",
-    "contextlib",
-    "gammaslim.recording",
-    "gammaslim.modes",
-    "gammaslim.rules",
-    "gammaslim.sizes",
-)
 
 
 @dataclass(slots=True)
@@ -60,7 +52,7 @@ class Op:
     @property
     def name(self) -> str:
         """The operator's name, such as ``aten.convolution``."""
-        return str(self.func.overloadpacket)
+        return ".".join(self.func.name().split(".")[0].split("::"))
 
     @property
     def out(self) -> Tensor:
@@ -79,10 +71,14 @@ class Recorder:
         findings: Findings,
         rules: Callable[[Any], Rule],
         tensor_labels: Mapping[str, TensorLabels],
+        packages: frozenset[str],
         *,
         measuring: bool,
     ) -> None:
-        """``measuring``: this run also fills work, recounts and witnesses (evaluation mode)."""
+        """``measuring``: this run also fills work, recounts and witnesses (evaluation mode).
+
+        ``packages``: where the network's own code comes from.
+        """
         self.findings = findings
         self.store = findings.store
         self.measuring = measuring
@@ -90,6 +86,7 @@ class Recorder:
         self.modules: list[tuple[str, nn.Module]] = []
         self._rules = rules
         self._tensor_labels = tensor_labels
+        self._packages = packages
         self._names: dict[int, str] = {}
         self._calls: Counter[Any] = Counter()
         self._module_calls: Counter[str] = Counter()
@@ -124,7 +121,8 @@ class Recorder:
 
     def reason(self, text: str) -> int:
         """Number of the reason ``text`` at the present operator, module and source line."""
-        return self.findings.reason(Reason(text, self._operator, self.module_name, _user_line()))
+        source = user_line(self._packages)
+        return self.findings.reason(Reason(text, self._operator, self.module_name, source))
 
     # ---- what rules say -------------------------------------------------------------------
 
@@ -132,8 +130,7 @@ class Recorder:
         self, tensor: Tensor, dims: Sequence[LabelArray], *, zero: bool = False, reason: int = 0
     ) -> None:
         """Attach labels to an output."""
-        layout = (tuple(tensor.shape), tensor.stride())
-        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, layout)
+        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, _layout(tensor))
         if labels.labelled or labels.reason or hasattr(tensor, _ATTRIBUTE):
             setattr(tensor, _ATTRIBUTE, labels)
 
@@ -250,6 +247,18 @@ class Recorder:
         partition = Partition((rows,), (None,), whole=False, reason=self.reason(text))
         self.store.partition(partition)
 
+    def leaves(self, tensor: Tensor, way: str) -> None:
+        """The code takes a tensor's data to where no operator is seen; it keeps no labels."""
+        for labels in self.dims(tensor):
+            self.freeze(labels, f"its data leaves PyTorch through {way}")
+        if hasattr(tensor, _ATTRIBUTE):
+            delattr(tensor, _ATTRIBUTE)
+
+    def replaced(self, tensor: Tensor, data: Tensor) -> None:
+        """The code makes ``tensor`` hold other data, and says so to no operator."""
+        for one in (tensor, data):
+            self.leaves(one, "an assignment to .data")
+
     # ---- what the modes call --------------------------------------------------------------
 
     def operator(self, func: Any, arguments: Mapping[str, Any], result: Any) -> None:
@@ -267,6 +276,7 @@ class Recorder:
         self._operator = op.name
         self._apply_rule(self._rules(func), op)
         self._write_recount(op)
+        self._operator = ""
 
     def _apply_rule(self, rule: Rule, op: Op) -> None:
         """A rule that fails must not fail the user's network: freeze, and say so."""
@@ -274,7 +284,7 @@ class Recorder:
             rule(self, op)
         except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee
             text = f"the rule for {op.name} failed ({type(error).__name__}: {error})"
-            self.findings.notes.append(f"{text}; please report this. Its channels are kept.")
+            self.findings.notes.append(f"{text}; please tell its author. Its channels are kept.")
             self.freeze_all(op, text)
 
     def _write_recount(self, op: Op) -> None:
@@ -314,14 +324,8 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-def _user_line() -> str:
-    """``file:line`` of the innermost frame that belongs to the user's network."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module == "gammaslim.tracing":
-            return ""
-        if not module.startswith(_NOT_THE_USER):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides, which a sparse or nested tensor does not have."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return (), ()
+    return tuple(tensor.shape), tensor.stride()

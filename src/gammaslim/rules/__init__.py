@@ -1,6 +1,15 @@
 """One short rule per operator family; importing this package fills the registry."""
 
-from gammaslim.rules import attention, norms, pointwise, reductions, reshape, shapes, weights
+from gammaslim.rules import (
+    attention,
+    norms,
+    pointwise,
+    reductions,
+    reshape,
+    shapes,
+    spectra,
+    weights,
+)
 from gammaslim.rules.registry import FUNCTION_RULES, RULES, rule, rule_for
 
 __all__ = [
@@ -14,5 +23,6 @@ __all__ = [
     "rule",
     "rule_for",
     "shapes",
+    "spectra",
     "weights",
 ]

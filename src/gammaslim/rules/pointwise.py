@@ -33,7 +33,7 @@ QUOTIENTS = frozenset(["div", "true_divide", "floor_divide", "fmod", "remainder"
     "add", "hardswish", "masked_fill", "floor_divide", "_prelu_kernel", "rrelu_with_noise",
     "copy", "fill", "true_divide", "normal", "uniform", "bernoulli", "random", "threshold",
     "log_sigmoid_forward", "where", "rrelu", "native_dropout", "zero",
-    "exponential", "log_normal",
+    "exponential", "log_normal", "complex",
 )  # fmt: skip
 def pointwise(recorder: Recorder, op: Op) -> None:
     """Unite what meets index by index; broadcasting over a size-1 dimension couples nothing."""
@@ -96,7 +96,7 @@ def _maps_zero_to_zero(op: Op, name: str, tensors: int) -> bool:
         return op["other"] == 0
     if name == "hardtanh":
         return op["min_val"] <= 0 <= op["max_val"]
-    return name in ("native_dropout", "zero", "copy", *SUMS)
+    return name in ("native_dropout", "zero", "copy", "complex", *SUMS)
 
 
 def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
@@ -114,6 +114,12 @@ def identity(recorder: Recorder, op: Op) -> None:
     """The same tensor under another name, type or memory layout."""
     source = recorder.labels(op.inputs[0])
     recorder.give(op.out, source.dims, zero=source.zero, reason=source.reason)
+
+
+@rule("is_pinned", "is_same_size")
+def question(recorder: Recorder, op: Op) -> None:
+    """Asks where or how large tensors are; whatever goes, the answer stays as it is."""
+    del recorder, op
 
 
 @rule(
