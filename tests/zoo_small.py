@@ -5,9 +5,10 @@ from __future__ import annotations
 from tests.nets.attention import ATTENTION
 from tests.nets.case import Case
 from tests.nets.classic import CLASSIC
+from tests.nets.foreign import FOREIGN
 from tests.nets.interfaces import INTERFACES
 from tests.nets.operators import OPERATORS
 from tests.nets.reshaping import RESHAPING
 
-ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + OPERATORS + ATTENTION + INTERFACES
+ZOO: tuple[Case, ...] = CLASSIC + RESHAPING + OPERATORS + FOREIGN + ATTENTION + INTERFACES
 NAMES: tuple[str, ...] = tuple(case.name for case in ZOO)
