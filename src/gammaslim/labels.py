@@ -7,6 +7,7 @@ below zero for an index that can never go.  Rules only ever append to a :class:`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -215,14 +216,11 @@ class _Classes:
         labels = demand.target[demand.target >= 0]
         arrays = [self.find(labels)] + [self.find(part[part >= 0]) for part, _ in demand.size.parts]
         shares = [Fraction(-1)] + [share for _, share in demand.size.parts]
+        whole = math.lcm(*(share.denominator for share in shares))
+        weights = np.repeat([int(share * whole) for share in shares], list(map(len, arrays)))
         roots, index = np.unique(np.concatenate(arrays), return_inverse=True)
-        balance = [Fraction(0)] * len(roots)
-        start = 0
-        for array, share in zip(arrays, shares, strict=True):
-            counts = np.bincount(index[start : start + len(array)], minlength=len(roots))
-            balance = [b + share * int(n) for b, n in zip(balance, counts, strict=True)]
-            start += len(array)
-        wrong = roots[[b != 0 for b in balance]]
+        balance = np.bincount(index, weights, minlength=len(roots))  # whole numbers, so exact
+        wrong = roots[balance != 0]
         self._reasons[wrong] = np.where(
             self._reasons[wrong] < 0, demand.reason, self._reasons[wrong]
         )

@@ -89,6 +89,7 @@ class Recorder:
         self._packages = packages
         self._names: dict[int, str] = {}
         self._calls: Counter[Any] = Counter()
+        self._known: dict[Any, tuple[Rule, str]] = {}
         self._module_calls: Counter[str] = Counter()
         self._inherited = 0
         self._operator = ""
@@ -268,13 +269,17 @@ class Recorder:
         outputs = tuple(tensors_in((result,)))
         inputs = list(tensors_in(arguments.values()))
         op = Op(func, arguments, outputs, inputs)
-        named = [name for t in inputs if (name := self._names.get(id(t))) is not None]
-        self.findings.reached.update(named)
+        self._inherited = 0
+        for tensor in inputs:
+            if (name := self._names.get(id(tensor))) is not None:
+                self.findings.reached.add(name)
+            found = getattr(tensor, _ATTRIBUTE, None)
+            self._inherited = self._inherited or (found.reason if found is not None else 0)
         self._calls[func] += 1
-        labels = [self.labels(t) for t in inputs]
-        self._inherited = next((found.reason for found in labels if found.reason), 0)
-        self._operator = op.name
-        self._apply_rule(self._rules(func), op)
+        if func not in self._known:
+            self._known[func] = self._rules(func), op.name
+        rule, self._operator = self._known[func]
+        self._apply_rule(rule, op)
         self._write_recount(op)
         self._operator = ""
 
