@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from gammaslim.graph import BoolArray, IntArray
 
@@ -81,6 +80,12 @@ class Partition:
     reason: int
     goes_whole: bool = field(default=False)
 
+    @property
+    def key(self) -> Any:
+        """Equal for partitions that say the same, as both modes of one network do."""
+        columns = tuple(None if own is None else own.tobytes() for own in self.columns)
+        return self.whole, columns, tuple((rows.shape, rows.tobytes()) for rows in self.rows)
+
     def edges(self, *, whole: bool) -> tuple[IntArray, IntArray]:
         """Label pairs to unite if whole rows go, or else the same column of every row."""
         lefts, rights = [], []
@@ -113,7 +118,7 @@ class LabelStore:
         self.rights: list[IntArray] = []
         self.frozen: list[tuple[IntArray, int]] = []
         self._inexact: list[IntArray] = []
-        self._partitions: list[Partition] = []
+        self._partitions: dict[Any, Partition] = {}
         self._demands: list[Demand] = []
 
     def fresh(self, length: int) -> IntArray:
@@ -153,9 +158,9 @@ class LabelStore:
         """Some operator depends on how many of these there are."""
         self._inexact.append(labels[labels >= 0].ravel())
 
-    def partition(self, partition: Partition) -> None:
-        """Keep these parts equal."""
-        self._partitions.append(partition)
+    def partition(self, partition: Partition) -> Partition:
+        """Keep these parts equal; gives the record of it, which may be one that says the same."""
+        return self._partitions.setdefault(partition.key, partition)
 
     def demand(self, target: IntArray, size: Terms, reason: int) -> None:
         """The number of survivors of ``target`` must always equal ``size``."""
@@ -166,12 +171,12 @@ class LabelStore:
     def resolve(self) -> Resolved:
         """Unite, settle the partitions and the demands, and number the classes from 0."""
         classes = _Classes(self)
-        for partition in self._partitions:
+        for partition in self._partitions.values():
             classes.settle(partition)
         for demand in self._demands:
             classes.check(demand)
-        for labels in self._inexact:
-            classes.inexact[classes.find(labels)] = True
+        if self._inexact:
+            classes.inexact[classes.find(np.concatenate(self._inexact))] = True
         return classes.resolved()
 
     def _freeze_met(self, fixed: IntArray, labels: IntArray, where: BoolArray) -> None:
@@ -226,13 +231,11 @@ class _Classes:
         )
 
     def resolved(self) -> Resolved:
-        """Number the classes in the order in which their labels were made."""
+        """Number the classes in the order in which their labels were made, as roots are."""
         roots = self.find(np.arange(len(self._component)))
-        first = np.unique(roots, return_index=True)
-        order = np.argsort(first[1], kind="stable")
-        number = np.empty(len(self._parent), dtype=np.int64)
-        kept = first[0][order]
-        number[kept] = np.arange(len(kept))
+        kept = np.zeros(len(self._parent), dtype=np.bool_)
+        kept[roots] = True
+        number = np.cumsum(kept) - 1
         return Resolved(number[roots], self._reasons[kept], self.inexact[kept])
 
     def _joined(self, lefts: IntArray, rights: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
@@ -262,10 +265,19 @@ class _Classes:
 
 
 def _components(count: int, lefts: list[IntArray], rights: list[IntArray]) -> IntArray:
-    if count == 0:
-        return np.empty(0, dtype=np.int64)
-    left = np.concatenate(lefts) if lefts else np.empty(0, dtype=np.int64)
-    right = np.concatenate(rights) if rights else np.empty(0, dtype=np.int64)
-    ones = np.ones(len(left))
-    matrix = coo_array((ones, (left, right)), shape=(count, count))
-    return connected_components(matrix, directed=False)[1].astype(np.int64)
+    """The connected component of each of ``count`` nodes, numbered in the order of their first.
+
+    In every round each root joins the lowest of its neighbours, so that at least half of those
+    that have a neighbour left are gone, and edges are drawn anew between the roots that remain.
+    """
+    parent = np.arange(count, dtype=np.int64)
+    left = np.concatenate([parent[:0], *lefts])
+    right = np.concatenate([parent[:0], *rights])
+    while len(left):
+        np.minimum.at(parent, np.maximum(left, right), np.minimum(left, right))
+        while not np.array_equal(above := parent[parent], parent):
+            parent = above
+        left, right = parent[left], parent[right]
+        apart = left != right
+        left, right = left[apart], right[apart]
+    return (np.cumsum(parent == np.arange(count)) - 1)[parent]

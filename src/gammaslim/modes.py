@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
@@ -29,6 +30,17 @@ DATA_SETTERS = frozenset({Tensor.data.__set__})  # type: ignore[attr-defined]
 """What ``x.data = y`` calls."""
 
 
+def _batch_norm(x: Tensor, mean: Any, variance: Any, *rest: Any, **named: Any) -> Tensor:
+    """``F.batch_norm`` that prefers the running statistics, to which one value per channel will do.
+
+    Labels do not depend on whose statistics are used.
+    """
+    names = ("weight", "bias", "training", "momentum", "eps")
+    own = dict(zip(names, rest, strict=False)) | named
+    own["training"] = bool(own.get("training")) and mean is None
+    return F.batch_norm(x, mean, variance, **own)
+
+
 class FunctionMode(TorchFunctionMode):
     """Sees the network's Python calls, and tags the sizes it reads."""
 
@@ -36,6 +48,7 @@ class FunctionMode(TorchFunctionMode):
         """Report to ``recorder``."""
         super().__init__()
         self._recorder = recorder
+        self._instead: dict[Any, Any] = {} if recorder.measuring else {F.batch_norm: _batch_norm}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call with its arguments on record."""
@@ -60,7 +73,7 @@ class FunctionMode(TorchFunctionMode):
                     size.escape(size.terms)
             if func in DATA_SETTERS:
                 recorder.replaced(*args)
-            return func(*args, **kwargs)
+            return self._instead.get(func, func)(*args, **kwargs)
         finally:
             recorder.call = outer
 
@@ -84,6 +97,8 @@ class DispatchMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then its rule with all modes off."""
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # only reads a property
+            return self._run(func, args, kwargs)
         higher = isinstance(func, HigherOrderOperator)
         result = func(*args, **kwargs) if higher else self._run(func, args, kwargs)
         bound = {"operands": args, **kwargs} if higher else self._bind(func, args, kwargs)

@@ -263,9 +263,7 @@ class Recorder:
     # ---- what the modes call --------------------------------------------------------------
 
     def operator(self, func: Any, arguments: Mapping[str, Any], result: Any) -> None:
-        """Apply the rule of one operator; ``prim`` operators only read properties."""
-        if func.namespace == "prim":
-            return
+        """Apply the rule of one operator."""
         outputs = tuple(tensors_in((result,)))
         inputs = list(tensors_in(arguments.values()))
         op = Op(func, arguments, outputs, inputs)

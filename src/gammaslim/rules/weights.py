@@ -61,7 +61,7 @@ def _grouped(
         partition.goes_whole = True
         recorder.store.unite(np.repeat(inputs, len(outputs) // groups), outputs)
     else:
-        recorder.store.partition(partition)
+        partition = recorder.store.partition(partition)
     return inputs, outputs, partition
 
 
