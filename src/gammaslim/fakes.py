@@ -54,6 +54,7 @@ class FakeMemo:
     def __init__(self, mode: FakeTensorMode) -> None:
         """For tensors of this fake mode."""
         self._mode = mode
+        self._attributes: dict[torch.device, dict[str, Any]] = {}
         if len(self._seen) > MOST_REMEMBERED:
             self._seen.clear()
 
@@ -88,7 +89,20 @@ class FakeMemo:
             made = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
         else:
             made = torch.as_strided(base, shape, stride, base.storage_offset() + offset)
-        return FakeTensor(self._mode, made, device)
+        return self._wrapped(made, device)
+
+    def _wrapped(self, made: Tensor, device: torch.device) -> FakeTensor:
+        """``FakeTensor(mode, made, device)``; all but the first of a device take its attributes."""
+        if device not in self._attributes:
+            first = FakeTensor(self._mode, made, device)
+            self._attributes[device] = dict(vars(first))
+            return first
+        wrapped = FakeTensor._make_subclass(  # noqa: SLF001
+            FakeTensor, made, dispatch_device=True, device_for_backend_keys=device
+        )
+        torch._C._set_throw_on_mutable_data_ptr(wrapped)  # noqa: SLF001
+        vars(wrapped).update(self._attributes[device])
+        return wrapped
 
 
 _DEVICE_OF = torch.ops.prim.device.default

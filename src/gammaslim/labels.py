@@ -49,6 +49,11 @@ class Terms:
         """The sum of two sizes."""
         return Terms(self.parts + other.parts, self.constant + other.constant)
 
+    def counts(self, target: IntArray) -> bool:
+        """Whether this is no more than the number of these labels."""
+        whole = len(self.parts) == 1 and self.parts[0][1] == 1 and self.constant == 0
+        return whole and np.array_equal(self.parts[0][0], target)
+
     @property
     def labels(self) -> IntArray:
         """All labels that the size depends on."""
@@ -164,9 +169,7 @@ class LabelStore:
 
     def demand(self, target: IntArray, size: Terms, reason: int) -> None:
         """The number of survivors of ``target`` must always equal ``size``."""
-        whole = len(size.parts) == 1 and size.parts[0][1] == 1 and size.constant == 0
-        if not (whole and np.array_equal(size.parts[0][0], target)):
-            self._demands.append(Demand(target, size, reason))
+        self._demands.append(Demand(target, size, reason))
 
     def resolve(self) -> Resolved:
         """Unite, settle the partitions and the demands, and number the classes from 0."""

@@ -231,10 +231,12 @@ class Recorder:
 
     def demand(self, target: IntArray, given: Size) -> None:
         """After any cut ``target`` must have as many left as the code computes."""
-        reason = self.reason("the code computes another size than is left")
         fixed = int(np.count_nonzero(target < 0))
         terms = given.terms.plus(Terms((), -_ONE * fixed))
-        self.store.demand(target[target >= 0], terms, reason)
+        labels = target[target >= 0]
+        if not terms.counts(labels):
+            reason = self.reason("the code computes another size than is left")
+            self.store.demand(labels, terms, reason)
 
     def follow(self, target: IntArray, given: Given) -> None:
         """The code gives the length of ``target``; what is a constant cannot shrink."""

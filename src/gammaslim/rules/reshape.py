@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,8 +25,10 @@ class Block:
     outputs: tuple[int, ...]
 
 
-def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[Block]:
+@lru_cache(maxsize=4096)
+def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Block, ...]:
     """Cut a reshape into its smallest independent parts, left to right."""
+    found: list[Block] = []
     i = j = 0
     while i < len(before) or j < len(after):
         ins, outs = [i] if i < len(before) else [], [j] if j < len(after) else []
@@ -39,7 +42,8 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[Block]:
             else:
                 right, j = right * after[j], j + 1
                 outs.append(j - 1)
-        yield Block(tuple(ins), tuple(outs))
+        found.append(Block(tuple(ins), tuple(outs)))
+    return tuple(found)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy")
