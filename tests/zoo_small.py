@@ -6,12 +6,13 @@ from tests.nets.attention import ATTENTION
 from tests.nets.attributes import ATTRIBUTES
 from tests.nets.case import Case
 from tests.nets.classic import CLASSIC
+from tests.nets.foreign import FOREIGN
 from tests.nets.interfaces import INTERFACES
 from tests.nets.operators import OPERATORS
 from tests.nets.reshaping import RESHAPING
 from tests.nets.shuffling import SHUFFLING
 
 ZOO: tuple[Case, ...] = (
-    CLASSIC + RESHAPING + SHUFFLING + OPERATORS + ATTENTION + INTERFACES + ATTRIBUTES
+    CLASSIC + RESHAPING + SHUFFLING + OPERATORS + FOREIGN + ATTENTION + INTERFACES + ATTRIBUTES
 )
 NAMES: tuple[str, ...] = tuple(case.name for case in ZOO)

@@ -14,6 +14,7 @@ from gammaslim.errors import (
     OptimizerError,
     PenaltyError,
     PlanError,
+    RuleError,
     ScoreError,
     StaleGraphError,
     TargetError,
@@ -25,6 +26,7 @@ from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
 from gammaslim.penalties import L1, GroupLasso
 from gammaslim.plan import Plan
 from gammaslim.pruning import Outcome, prune
+from gammaslim.rules.user import OperatorCall, rule
 from gammaslim.scores import scores
 from gammaslim.select import select
 from gammaslim.tracing import trace
@@ -44,11 +46,13 @@ __all__ = [
     "GroupLasso",
     "MissingExtraError",
     "NothingToPruneError",
+    "OperatorCall",
     "OptimizerError",
     "Outcome",
     "PenaltyError",
     "Plan",
     "PlanError",
+    "RuleError",
     "ScoreError",
     "StaleGraphError",
     "TargetError",
@@ -57,6 +61,7 @@ __all__ = [
     "attach",
     "load",
     "prune",
+    "rule",
     "save",
     "scores",
     "select",

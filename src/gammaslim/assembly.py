@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -53,10 +53,17 @@ class Channels:
     texts: tuple[Reason, ...]
     variables: Mapping[Variable, Terms]
     arrangement: Arrangement
+    known: dict[int, tuple[IntArray, IntArray]] = field(default_factory=dict[int, Any])
 
     def of(self, labels: IntArray) -> IntArray:
-        """Channel id of every label, ``FIXED`` where an index is no channel."""
-        return self.table[np.maximum(labels, -1)]
+        """Channel id of every label, ``FIXED`` where an index is no channel.
+
+        One array for equal questions, which are many: layers pass labels on as they are.
+        """
+        found = self.known.get(id(labels))
+        if found is None:
+            found = self.known[id(labels)] = labels, self.table[np.maximum(labels, -1)]
+        return found[1]
 
     def dims(self, dims: Dims) -> tuple[IntArray | None, ...]:
         """Channel ids per dimension; ``None`` where nothing may go."""
@@ -95,7 +102,7 @@ def assemble(
         aliases=dict(aliases),
         sites=sites,
         scales=scales,
-        shifts={n: s for n, s in findings.scales.items() if s is not None and n in scales},
+        shifts={n: s for n in scales if (s := findings.scales[n]) is not None},
         prunable=channels.reasons < 0,
         exact=~channels.inexact,
         groups=tuple(_groups(channels, sites, scales)),
@@ -146,10 +153,8 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     texts = tuple(findings.reasons)
     kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
     named = np.zeros(len(resolved.reasons), dtype=np.bool_)
-    for own in labels.values():
-        for dim in own.dims:
-            if dim is not None:
-                named[resolved.classes[dim]] = True
+    dims = [dim for own in labels.values() for dim in own.dims if dim is not None]
+    named[resolved.classes[np.concatenate(dims)]] = True
     chosen = named & ~np.isin(resolved.reasons, kernel)
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
     table = np.append(number[resolved.classes], FIXED)
@@ -180,7 +185,7 @@ def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels], last: int
             if dim is None:
                 continue
             ids = channels.of(dim)
-            if ids[0] >= 0 and channels.reasons[ids[0]] < 0 and (ids == ids[0]).all():
+            if ids[0] == ids[-1] >= 0 and channels.reasons[ids[0]] < 0 and (ids == ids[0]).all():
                 channels.reasons[ids[0]] = last
 
 
@@ -251,8 +256,8 @@ def _sites_of(
     found: dict[int, list[Site]] = {leader: [] for leader in leaders}
     for site in names:
         ids = sites[site]
-        for leader in np.unique(ids[leading[ids]]):
-            found[int(leader)].append(site)
+        for leader in set(ids[leading[ids]].tolist()):
+            found[leader].append(site)
     return {leader: tuple(own) for leader, own in found.items()}
 
 

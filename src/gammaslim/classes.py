@@ -75,13 +75,11 @@ class Classes:
         self.reasons[roots] = np.where(self.reasons[roots] < 0, reason, self.reasons[roots])
 
     def resolved(self, arrangement: Arrangement, variables: Mapping[Variable, Terms]) -> Resolved:
-        """Number the classes in the order in which their labels were made."""
+        """Number the classes in the order in which their labels were made, as roots are."""
         roots = self.find(np.arange(len(self._component)))
-        first = np.unique(roots, return_index=True)
-        order = np.argsort(first[1], kind="stable")
-        number = np.empty(len(self._parent), dtype=np.int64)
-        kept = first[0][order]
-        number[kept] = np.arange(len(kept))
+        kept = np.zeros(self.count, dtype=np.bool_)
+        kept[roots] = True
+        number = np.cumsum(kept) - 1
         return Resolved(
             number[roots], self.reasons[kept], self.inexact[kept], arrangement, variables
         )

@@ -76,7 +76,10 @@ def inspect(
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(help="Keep the channels of this module or tensor; may be repeated."),
+        typer.Option(
+            help="Keep the channels of this module or tensor, or of all that fit a pattern such as "
+            "'layer4.*'; may be repeated."
+        ),
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Also keep channels that can only go inexactly.")

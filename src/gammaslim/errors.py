@@ -13,6 +13,10 @@ class NothingToPruneError(GammaslimError):
     """The network has no BatchNorm scale, or none whose channel may go."""
 
 
+class RuleError(GammaslimError):
+    """A rule is registered for what is no operator, or for one that has its rule already."""
+
+
 class TargetError(GammaslimError):
     """A selection target is ambiguous, out of range, or cannot be met."""
 

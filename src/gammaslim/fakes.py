@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -44,8 +45,8 @@ class FakeMemo:
 
     Networks repeat themselves, run in two modes and are traced again after a cut; an operator on
     fake tensors depends on nothing but shapes, strides, types and plain arguments.  So there is one
-    memory for all networks, as PyTorch's own fake kernels have one.  Views and in-place operators
-    always run.
+    memory for all networks, as PyTorch's own fake kernels have one.  Views share the memory of
+    their base; operators that write, and those that are not PyTorch's own, always run.
     """
 
     _seen: ClassVar[dict[Any, Any]] = {}
@@ -53,12 +54,15 @@ class FakeMemo:
     def __init__(self, mode: FakeTensorMode) -> None:
         """For tensors of this fake mode."""
         self._mode = mode
+        self._attributes: dict[torch.device, dict[str, Any]] = {}
         if len(self._seen) > MOST_REMEMBERED:
             self._seen.clear()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the operator, made up from memory where it is known."""
-        if func.is_view or func._schema.is_mutable or not func._schema.returns:  # noqa: SLF001
+        if func is _DEVICE_OF and type(args[0]) is FakeTensor:
+            return args[0].fake_device
+        if func.namespace != "aten" or func._schema.is_mutable:  # noqa: SLF001
             in_place = torch.Tag.pointwise in func.tags and func.overloadpacket.__name__[-1] == "_"
             return args[0] if in_place else func(*args, **kwargs)  # it keeps its shape
         try:
@@ -68,26 +72,70 @@ class FakeMemo:
         except (TypeError, _UnhashableError):
             return func(*args, **kwargs)
         if known is not None:
-            return self._revived(known)
+            return self._revived(known, args[0] if func.is_view else None)
         result = func(*args, **kwargs)
-        outputs = result if isinstance(result, tuple) else (result,)
-        if all(type(out) is FakeTensor and out.constant is None for out in outputs):
-            layouts = [(o.shape, o.stride(), o.dtype, o.fake_device) for o in outputs]
-            self._seen[key] = (isinstance(result, tuple), layouts)
+        if (remembered := _remembered(result, args[0] if func.is_view else None)) is not None:
+            self._seen[key] = remembered
         return result
 
-    def _revived(self, known: tuple[bool, list[Any]]) -> Any:
-        several, layouts = known
+    def _revived(self, known: _Remembered, base: Any) -> Any:
         with no_dispatch():
-            outputs = tuple(
-                FakeTensor(
-                    self._mode,
-                    torch.empty_strided(shape, stride, dtype=dtype, device="meta"),
-                    device,
-                )
-                for shape, stride, dtype, device in layouts
-            )
-        return outputs if several else outputs[0]
+            outputs = [self._made(layout, base) for layout in known.layouts]
+        return outputs[0] if known.kind is None else known.kind(outputs)
+
+    def _made(self, layout: _Layout, base: Any) -> FakeTensor:
+        shape, stride, offset, dtype, device = layout
+        if base is None:
+            made = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        else:
+            made = torch.as_strided(base, shape, stride, base.storage_offset() + offset)
+        return self._wrapped(made, device)
+
+    def _wrapped(self, made: Tensor, device: torch.device) -> FakeTensor:
+        """``FakeTensor(mode, made, device)``; all but the first of a device take its attributes."""
+        if device not in self._attributes:
+            first = FakeTensor(self._mode, made, device)
+            self._attributes[device] = dict(vars(first))
+            return first
+        wrapped = FakeTensor._make_subclass(  # noqa: SLF001
+            FakeTensor, made, dispatch_device=True, device_for_backend_keys=device
+        )
+        torch._C._set_throw_on_mutable_data_ptr(wrapped)  # noqa: SLF001
+        vars(wrapped).update(self._attributes[device])
+        return wrapped
+
+
+_DEVICE_OF = torch.ops.prim.device.default
+
+_Layout = tuple[Any, Any, int, torch.dtype, torch.device]
+"""Shape, strides, offset from the tensor of which it is a view, type, device."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What an operator returned: the outputs' layouts, in a tuple or list or (``None``) alone."""
+
+    kind: type | None
+    layouts: tuple[_Layout, ...]
+
+
+def _remembered(result: Any, base: Any) -> _Remembered | None:
+    """What to remember of a result; ``None`` where shapes and types do not say all of it."""
+    kind: type | None = type(result) if isinstance(result, tuple | list) else None
+    outputs: Any = (result,) if kind is None else result
+    for out in outputs:
+        if type(out) is not FakeTensor or out.constant is not None:
+            return None
+        if out.dtype.is_complex:  # it may be conjugated, in name only
+            return None
+        if base is not None and (type(base) is not FakeTensor or out.dtype != base.dtype):
+            return None
+    return _Remembered(kind, tuple(_layout(out, base) for out in outputs))
+
+
+def _layout(out: FakeTensor, base: FakeTensor | None) -> _Layout:
+    offset = 0 if base is None else out.storage_offset() - base.storage_offset()
+    return out.shape, out.stride(), int(offset), out.dtype, out.fake_device
 
 
 class _UnhashableError(Exception):

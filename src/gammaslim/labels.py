@@ -8,6 +8,7 @@ below zero for an index that can never go.  Rules only ever append to a :class:`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,13 @@ class Partition:
     goes_whole: bool = field(default=False)
     followed: bool = False
 
+    @property
+    def key(self) -> Any:
+        """Equal for partitions that say the same, as both modes of one network do."""
+        columns = tuple(None if own is None else own.tobytes() for own in self.columns)
+        rows = tuple((rows.shape, rows.tobytes()) for rows in self.rows)
+        return self.whole, self.followed, columns, rows
+
     def edges(self, *, whole: bool) -> tuple[IntArray, IntArray]:
         """Label pairs to unite if whole rows go, or else the same column of every row."""
         lefts, rights = [], []
@@ -71,7 +79,7 @@ class LabelStore:
         self.rights: list[IntArray] = []
         self.frozen: list[tuple[IntArray, int]] = []
         self.inexact: list[IntArray] = []
-        self.partitions: list[Partition] = []
+        self._partitions: dict[Any, Partition] = {}
         self.demands: list[Demand] = []
         self.mixed: list[IntArray] = []
         self.sequences: list[IntArray] = []
@@ -121,15 +129,18 @@ class LabelStore:
         if columns is not None:
             self.mixed.append(columns)
 
-    def partition(self, partition: Partition) -> None:
-        """Keep these parts equal."""
-        self.partitions.append(partition)
+    @property
+    def partitions(self) -> list[Partition]:
+        """All parts that must stay equal, in the order in which they were met."""
+        return list(self._partitions.values())
+
+    def partition(self, partition: Partition) -> Partition:
+        """Keep these parts equal; gives the record of it, which may be one that says the same."""
+        return self._partitions.setdefault(partition.key, partition)
 
     def demand(self, target: IntArray, size: Terms, reason: int) -> None:
         """The number of survivors of ``target`` must always equal ``size``."""
-        whole = len(size.parts) == 1 and size.parts[0][1] == 1 and size.constant == 0
-        if size.variables or not (whole and np.array_equal(size.parts[0][0], target)):
-            self.demands.append(Demand(target, size, reason))
+        self.demands.append(Demand(target, size, reason))
 
     def pin(self, variable: Variable, reason: int) -> None:
         """This number of a module must keep its value."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +20,26 @@ from gammaslim.recording import Recorder
 from gammaslim.rules import FUNCTION_RULES
 from gammaslim.sizes import COUNTS, FOLLOWS_SIZES, SHAPE_GETTERS, PythonCall
 
+LEAVES_SIGHT = frozenset([
+    "__array__", "__dlpack__", "__reduce_ex__", "apply_", "const_data_ptr", "data_ptr",
+    "map_", "map2_", "mutable_data_ptr", "numpy", "storage", "tolist", "untyped_storage",
+])  # fmt: skip
+"""Tensor methods that hand the data to code of which no operator is seen."""
+
+DATA_SETTERS = frozenset({Tensor.data.__set__})  # type: ignore[attr-defined]
+"""What ``x.data = y`` calls."""
+
+
+def _batch_norm(x: Tensor, mean: Any, variance: Any, *rest: Any, **named: Any) -> Tensor:
+    """``F.batch_norm`` that prefers the running statistics, to which one value per channel will do.
+
+    Labels do not depend on whose statistics are used.
+    """
+    names = ("weight", "bias", "training", "momentum", "eps")
+    own = dict(zip(names, rest, strict=False)) | named
+    own["training"] = bool(own.get("training")) and mean is None
+    return F.batch_norm(x, mean, variance, **own)
+
 
 class FunctionMode(TorchFunctionMode):
     """Sees the network's Python calls, and tags the sizes it reads."""
@@ -26,10 +48,13 @@ class FunctionMode(TorchFunctionMode):
         """Report to ``recorder``."""
         super().__init__()
         self._recorder = recorder
+        self._instead: dict[Any, Any] = {} if recorder.measuring else {F.batch_norm: _batch_norm}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the call with its arguments on record."""
         recorder, name = self._recorder, getattr(func, "__name__", "")
+        if name in LEAVES_SIGHT:
+            recorder.leaves(args[0], name)
         if name == "__get__" or func is Tensor.size:
             result = func(*args, **(kwargs or {}))
             if func not in SHAPE_GETTERS:
@@ -46,7 +71,9 @@ class FunctionMode(TorchFunctionMode):
             if name not in FOLLOWS_SIZES:
                 for size in recorder.call.sizes():
                     recorder.escaped(size.terms)
-            return func(*args, **kwargs)
+            if func in DATA_SETTERS:
+                recorder.replaced(*args)
+            return self._instead.get(func, func)(*args, **kwargs)
         finally:
             recorder.call = outer
 
@@ -58,6 +85,8 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 class DispatchMode(TorchDispatchMode):
     """Sees every ATen operator, runs it below, and has its rule applied."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, recorder: Recorder, memo: FakeMemo | None = None) -> None:
         """Report to ``recorder``; ``memo`` remembers what fake operators return."""
         super().__init__()
@@ -68,8 +97,12 @@ class DispatchMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then its rule with all modes off."""
         kwargs = kwargs or {}
-        result = self._run(func, args, kwargs)
-        self._recorder.operator(func, self._bind(func, args, kwargs), result)
+        if func.namespace == "prim":  # only reads a property
+            return self._run(func, args, kwargs)
+        higher = isinstance(func, HigherOrderOperator)
+        result = func(*args, **kwargs) if higher else self._run(func, args, kwargs)
+        bound = {"operands": args, **kwargs} if higher else self._bind(func, args, kwargs)
+        self._recorder.operator(func, bound, result)
         return result
 
     def _bind(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

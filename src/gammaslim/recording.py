@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -27,19 +26,13 @@ from gammaslim.findings import (
 from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, Partition, fixed_code
 from gammaslim.modules import NORM_BASE
+from gammaslim.ops import Op, tensors_in
 from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
+from gammaslim.sources import user_line
 
 _ATTRIBUTE = "_gammaslim_labels"
 _ONE = Fraction(1)
 _LOST = "its size enters arithmetic that cannot be followed"
-_NOT_THE_USER = (
-    "torch.",
-    "contextlib",
-    "gammaslim.recording",
-    "gammaslim.modes",
-    "gammaslim.rules",
-    "gammaslim.sizes",
-)
 
 
 _MOVES = frozenset(
@@ -50,34 +43,6 @@ _MOVES = frozenset(
     )
 )  # fmt: skip
 """Operators whose rules say themselves what becomes of a dimension that was split."""
-
-
-@dataclass(slots=True)
-class Op:
-    """One ATen call: its overload, its arguments by name, its outputs and all tensor arguments."""
-
-    func: Any
-    arguments: Mapping[str, Any]
-    outputs: tuple[Tensor, ...]
-    inputs: list[Tensor]
-
-    def __getitem__(self, name: str) -> Any:
-        """The argument ``name``."""
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The argument ``name``, or ``default`` where this overload has none."""
-        return self.arguments.get(name, default)
-
-    @property
-    def name(self) -> str:
-        """The operator's name, such as ``aten.convolution``."""
-        return str(self.func.overloadpacket)
-
-    @property
-    def out(self) -> Tensor:
-        """The first output."""
-        return self.outputs[0]
 
 
 Rule = Callable[["Recorder", Op], None]
@@ -91,10 +56,14 @@ class Recorder:
         findings: Findings,
         rules: Callable[[Any], Rule],
         tensor_labels: Mapping[str, TensorLabels],
+        packages: frozenset[str],
         *,
         measuring: bool,
     ) -> None:
-        """``measuring``: this run also fills work, recounts and witnesses (evaluation mode)."""
+        """``measuring``: this run also fills work, recounts and witnesses (evaluation mode).
+
+        ``packages``: where the network's own code comes from.
+        """
         self.findings = findings
         self.store = findings.store
         self.measuring = measuring
@@ -103,8 +72,10 @@ class Recorder:
         self.modules: list[tuple[str, nn.Module]] = []
         self._rules = rules
         self._tensor_labels = tensor_labels
+        self._packages = packages
         self._names: dict[int, str] = {}
         self._calls: Counter[Any] = Counter()
+        self._known: dict[Any, tuple[Rule, str]] = {}
         self._module_calls: Counter[str] = Counter()
         self._inherited = 0
         self._operator = ""
@@ -141,7 +112,8 @@ class Recorder:
 
     def reason(self, text: str) -> int:
         """Number of the reason ``text`` at the present operator, module and source line."""
-        return self.findings.reason(Reason(text, self._operator, self.module_name, _user_line()))
+        source = user_line(self._packages)
+        return self.findings.reason(Reason(text, self._operator, self.module_name, source))
 
     # ---- what rules say -------------------------------------------------------------------
 
@@ -155,8 +127,7 @@ class Recorder:
         grid: Grid | None = None,
     ) -> None:
         """Attach labels to an output."""
-        layout = (tuple(tensor.shape), tensor.stride())
-        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, layout, grid)
+        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, _layout(tensor), grid)
         if labels.labelled or labels.reason or hasattr(tensor, _ATTRIBUTE):
             setattr(tensor, _ATTRIBUTE, labels)
 
@@ -284,12 +255,14 @@ class Recorder:
 
     def demand(self, target: IntArray, given: Size) -> None:
         """After any cut ``target`` must have as many left as the code computes."""
-        names = ", ".join(str(variable) for variable, _ in given.terms.variables)
-        source = f"from {names} " if names else ""
-        reason = self.reason(f"the code computes {source}another size than is left")
         fixed = int(np.count_nonzero(target < 0))
         terms = given.terms.plus(Terms((), -_ONE * fixed))
-        self.store.demand(target[target >= 0], terms, reason)
+        labels = target[target >= 0]
+        if not terms.counts(labels):
+            names = ", ".join(str(variable) for variable, _ in given.terms.variables)
+            source = f"from {names} " if names else ""
+            reason = self.reason(f"the code computes {source}another size than is left")
+            self.store.demand(labels, terms, reason)
 
     def follow(self, target: IntArray, given: Given) -> None:
         """The code gives the length of ``target``; what is a constant cannot shrink."""
@@ -313,25 +286,41 @@ class Recorder:
         partition = Partition((rows,), (column,), whole=False, reason=self.reason(text))
         self.store.partition(replace(partition, followed=followed))
 
+    def leaves(self, tensor: Tensor, way: str) -> None:
+        """The code takes a tensor's data to where no operator is seen; it keeps no labels."""
+        for labels in self.dims(tensor):
+            self.freeze(labels, f"its data leaves PyTorch through {way}")
+        if hasattr(tensor, _ATTRIBUTE):
+            delattr(tensor, _ATTRIBUTE)
+
+    def replaced(self, tensor: Tensor, data: Tensor) -> None:
+        """The code makes ``tensor`` hold other data, and says so to no operator."""
+        for one in (tensor, data):
+            self.leaves(one, "an assignment to .data")
+
     # ---- what the modes call --------------------------------------------------------------
 
     def operator(self, func: Any, arguments: Mapping[str, Any], result: Any) -> None:
-        """Apply the rule of one operator; ``prim`` operators only read properties."""
-        if func.namespace == "prim":
-            return
+        """Apply the rule of one operator."""
         outputs = tuple(tensors_in((result,)))
         inputs = list(tensors_in(arguments.values()))
         op = Op(func, arguments, outputs, inputs)
-        named = [name for t in inputs if (name := self._names.get(id(t))) is not None]
-        self.findings.reached.update(named)
+        self._inherited = 0
+        for tensor in inputs:
+            if (name := self._names.get(id(tensor))) is not None:
+                self.findings.reached.add(name)
+            found = getattr(tensor, _ATTRIBUTE, None)
+            self._inherited = self._inherited or (found.reason if found is not None else 0)
         self._calls[func] += 1
-        labels = [self.labels(t) for t in inputs]
-        self._inherited = next((found.reason for found in labels if found.reason), 0)
-        self._operator = op.name
-        self._apply_rule(self._rules(func), op)
-        for found in labels if op.name not in _MOVES else ():
-            self.mix(found)
+        if func not in self._known:
+            self._known[func] = self._rules(func), op.name
+        rule, self._operator = self._known[func]
+        self._apply_rule(rule, op)
+        if op.name not in _MOVES:
+            for tensor in inputs:
+                self.mix(self.labels(tensor))
         self._write_recount(op)
+        self._operator = ""
 
     def _apply_rule(self, rule: Rule, op: Op) -> None:
         """A rule that fails must not fail the user's network: freeze, and say so."""
@@ -339,7 +328,7 @@ class Recorder:
             rule(self, op)
         except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee
             text = f"the rule for {op.name} failed ({type(error).__name__}: {error})"
-            self.findings.notes.append(f"{text}; please report this. Its channels are kept.")
+            self.findings.notes.append(f"{text}; please tell its author. Its channels are kept.")
             self.freeze_all(op, text)
 
     def _write_recount(self, op: Op) -> None:
@@ -370,23 +359,8 @@ class Recorder:
             self.findings.witnesses.append(RawWitness(name, call, self.dims(output)))
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """All tensors among ``values``, lists and tuples flattened."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
-
-
-def _user_line() -> str:
-    """``file:line`` of the innermost frame that belongs to the user's network."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module == "gammaslim.tracing":
-            return ""
-        if not module.startswith(_NOT_THE_USER):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides, which a sparse or nested tensor does not have."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return (), ()
+    return tuple(tensor.shape), tensor.stride()

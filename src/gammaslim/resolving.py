@@ -41,8 +41,8 @@ def resolve(
         if id(partition) not in done:
             classes.settle(partition)
     variables = solve(store.demands, store.pinned, classes, balanced)
-    for labels in store.inexact:
-        classes.inexact[classes.find(labels)] = True
+    if store.inexact:
+        classes.inexact[classes.find(np.concatenate(store.inexact))] = True
     return classes.resolved(arrangement, variables)
 
 

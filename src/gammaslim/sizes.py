@@ -233,13 +233,15 @@ class PythonCall:
         """
         if self.function is F.multi_head_attention_forward:
             return list(values)
+        if self.function is None:  # TorchScript or C++, whose sizes come as plain numbers
+            return [None if value == -1 else value for value in values]
         present = self.integers()
         count = len(values)
         for start in range(len(present) - count + 1):
             window = present[start : start + count]
             if all(w in (v, -1) for w, v in zip(window, values, strict=True)):
                 return [None if w == -1 else w for w in window]
-        return [None] * count
+        return list(values) if self.name in WRITES_SIZES else [None] * count
 
     def sizes(self) -> list[Size]:
         """The followed sizes among the arguments."""
@@ -270,6 +272,9 @@ FOLLOWS_SIZES = frozenset([
     "view", "zeros",
 ])  # fmt: skip
 """Torch functions in which a followed size is a size; anywhere else it is arithmetic."""
+
+WRITES_SIZES = frozenset(["view", "reshape", "expand"])
+"""Torch functions that hand on sizes as they are; other ones are those of ``torch.vmap``."""
 
 COUNTS = frozenset(["numel", "nelement", "__len__"])
 """Torch functions whose result Python turns into a plain number, so that it cannot be followed."""

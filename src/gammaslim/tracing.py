@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.modules.module import (
@@ -47,6 +48,7 @@ from gammaslim.modules import (
 )
 from gammaslim.recording import Recorder
 from gammaslim.rules import rule_for
+from gammaslim.sources import packages_of
 
 
 def trace(
@@ -112,7 +114,13 @@ class _Session:
     @cached_property
     def fake_mode(self) -> FakeTensorMode:
         """One for both modes, so that what it has worked out serves twice."""
-        return FakeTensorMode(allow_non_fake_inputs=True)
+        with functorch_config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):
+            return FakeTensorMode(allow_non_fake_inputs=True)
+
+    @cached_property
+    def packages(self) -> frozenset[str]:
+        """Where the network's own code comes from."""
+        return packages_of(self.model)
 
     @cached_property
     def memo(self) -> FakeMemo:
@@ -219,7 +227,9 @@ def _rejected(session: _Session, error: Exception, mode: str) -> TraceError:
 
 def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     measuring = int(attempt.training) == 0
-    recorder = Recorder(session.findings, rule_for, session.labels, measuring=measuring)
+    recorder = Recorder(
+        session.findings, rule_for, session.labels, session.packages, measuring=measuring
+    )
     mode = session.fake_mode if attempt.fake else None
     with (
         contextlib.closing(recorder),

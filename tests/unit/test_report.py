@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,14 @@ from gammaslim.errors import GammaslimError, MissingExtraError
 from gammaslim.graph import ChannelGraph, Frozen, Group, Work
 from gammaslim.report import plots
 from gammaslim.report.plots import scales_picture
-from gammaslim.report.tables import TEXT_WIDTH, graph_table, graph_text, short_count
+from gammaslim.report.tables import (
+    TEXT_WIDTH,
+    frozen_table,
+    graph_table,
+    graph_text,
+    short_count,
+    short_source,
+)
 
 
 def toy_graph() -> ChannelGraph:
@@ -85,7 +94,14 @@ def test_text_holds_what_a_reader_needs():
     ]
     assert "6 channels in 2 groups, 4 of them may go; coverage 100.0% of" in text
     assert "2.00 k MACs for the example batch, 28 parameters" in text
-    assert "2 channels: network output [0] (conv2)" in text
+    row = text.split("Frozen channels")[1].splitlines()[4]
+    assert [part.strip() for part in row.strip("│").split("│")] == [
+        "2",
+        "network output [0]",
+        "",
+        "conv2",
+        "",
+    ]
     assert "a note of the trace" in text
 
 
@@ -94,7 +110,33 @@ def test_text_is_plain_and_narrow():
     text = graph_text(toy_graph())
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= TEXT_WIDTH
-    assert "network output [0]" in text.split("frozen:")[0]
+    assert "network output [0]" in text.split("Frozen channels")[0]
+
+
+def test_frozen_channels_stand_sorted_by_what_they_cost():
+    """One line that several modules run is one row; paths are short, those of the data whole."""
+    line = f"{Path.cwd() / 'nets' / 'mine.py'}:7"
+    frozen = (
+        Frozen("too small", "aten.a", "head", "", 5),
+        Frozen("sorted", "aten.sort", "stage.0", line, 3),
+        Frozen("sorted", "aten.sort", "stage.1", line, 4),
+        Frozen("sorted", "aten.sort", "stage.2", "", 1),
+    )
+    graph = replace(toy_graph(), frozen=frozen)
+    cells = [column._cells for column in frozen_table(graph).columns]
+    rows = [[str(cell) for cell in row] for row in zip(*cells, strict=True)]
+    assert rows == [
+        ["7", "sorted", "aten.sort", "stage.1 and 1 more", f"{Path('nets') / 'mine.py'}:7"],
+        ["5", "too small", "aten.a", "head", ""],
+        ["1", "sorted", "aten.sort", "stage.2", ""],
+    ]
+
+
+def test_a_source_is_short_as_python_finds_it():
+    """A file of an installed package is named as it is imported; an unknown one in full."""
+    assert short_source(f"{np.__file__}:3") == f"{Path('numpy') / '__init__.py'}:3"
+    assert short_source("/nowhere/else.py:3") == "/nowhere/else.py:3"
+    assert short_source("") == ""
 
 
 def test_str_of_a_graph_is_its_text():

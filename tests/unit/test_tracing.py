@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import warnings
 from collections import Counter
@@ -318,11 +319,22 @@ def test_ways_to_give_inputs(make, inputs):
         lambda _: "0",
         lambda _: ["0.0"],
         lambda _: ["0.*"],
+        lambda _: ["[0].?"],
         lambda _: ["0.1.weight"],
         lambda _: [("0.0.weight", 0)],
         lambda _: {("1.0.weight", 1)},
     ],
-    ids=["module", "bare module", "bare name", "name", "pattern", "tensor", "site", "columns"],
+    ids=[
+        "module",
+        "bare module",
+        "bare name",
+        "name",
+        "pattern",
+        "inner pattern",
+        "tensor",
+        "site",
+        "columns",
+    ],
 )
 def test_ignore(entry):
     """The first block's eight channels stay, however they are named."""
@@ -333,6 +345,13 @@ def test_ignore(entry):
     (group,) = (g for g in graph.groups if ids[0] in g.channels)
     assert group.reason == "ignored by the user"
     assert graph.coverage == 6 / 14
+
+
+def test_ignore_adds_up():
+    """A module, a name and a pattern at once."""
+    model = build()
+    graph = gs.trace(model, image(), ignore=[model[0][0], "1.0.weight", "2.f*"])
+    assert free_channels(graph) == 0
 
 
 def test_exact_keeps_what_counts():
@@ -567,6 +586,44 @@ def test_frozen_names_operator_module_and_line():
     assert record.source == f"{Path(__file__)}:{line}"
     assert record.channels == 8
     assert str(record) == f"{record.reason} (aten.sort, 1, {record.source})"
+
+
+def test_frozen_names_the_innermost_line_of_the_users_code():
+    """A helper of his own; neither the module that calls it nor PyTorch's code around it."""
+
+    def helper(x: Tensor) -> Tensor:
+        return x.sort(dim=1).values
+
+    class Nested(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(helper, x, use_reentrant=False)
+
+    model = nn.Sequential(cbr(3, 8), Nested(), cbr(8, 6), Head(6))
+    graph = gs.trace(model, image())
+    (record,) = (r for r in graph.frozen if r.operator == "aten.sort")
+    assert record.source == f"{Path(__file__)}:{helper.__code__.co_firstlineno + 1}"
+
+
+def test_frozen_passes_over_libraries(tmp_path, monkeypatch):
+    """An installed package is passed over, unless the network has modules of it."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "installed_for_a_test.py").write_text(
+        "import torch\n\n\ndef ordered(x):\n    return x.sort(dim=1).values\n\n\n"
+        "class Ordered(torch.nn.Module):\n    def forward(self, x):\n        return ordered(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    library = importlib.import_module("installed_for_a_test")
+
+    class Calling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return library.ordered(x)
+
+    here = f"{Path(__file__)}:{Calling.forward.__code__.co_firstlineno + 1}"
+    for middle, source in ((Calling(), here), (library.Ordered(), f"{library.__file__}:5")):
+        graph = gs.trace(nn.Sequential(cbr(3, 8), middle, cbr(8, 6), Head(6)), image())
+        (record,) = (r for r in graph.frozen if r.operator == "aten.sort")
+        assert record.source == source
 
 
 def test_dropout_that_stays_on_is_compared_without():

@@ -1,14 +1,17 @@
-"""A channel graph as a table: one row per group, then what it adds up to."""
+"""A channel graph as tables: one row per group, one per cause of frozen channels, and the sums."""
 
 from __future__ import annotations
 
 import io
+import os
+import sys
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gammaslim.graph import ChannelGraph
+from gammaslim.graph import ChannelGraph, Frozen
 from gammaslim.graph import Group as ChannelGroup
 
 TEXT_WIDTH = 120
@@ -43,8 +46,43 @@ def graph_table(graph: ChannelGraph) -> Table:
     return table
 
 
+def frozen_table(graph: ChannelGraph) -> Table:
+    """One row per cause, the costliest first: what stands in the way, and in which line.
+
+    One line of code that several modules run is one row, with the first module and the number of
+    others; ``graph.frozen`` holds each by itself.
+    """
+    table = Table(title="Frozen channels", title_justify="left", header_style="bold")
+    table.add_column("channels", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold", ratio=8)
+    table.add_column("operator", overflow="fold", ratio=7)
+    table.add_column("module", overflow="fold", ratio=8)
+    table.add_column("line", overflow="fold", ratio=10)
+    causes: dict[tuple[str, ...], list[Frozen]] = {}
+    for one in graph.frozen:
+        causes.setdefault((one.reason, one.operator, one.source), []).append(one)
+    rows = [(sum(one.channels for one in members), members) for members in causes.values()]
+    for channels, members in sorted(rows, key=lambda row: -row[0]):
+        first = max(members, key=lambda one: one.channels)
+        module = first.module + (f" and {len(members) - 1} more" if len(members) > 1 else "")
+        texts = (str(channels), first.reason, first.operator, module, short_source(first.source))
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def short_source(source: str) -> str:
+    """``file:line`` as Python's search path or the working directory sees it."""
+    roots = [place for place in (*sys.path, str(Path.cwd())) if place]
+    return min((_below(root, source) for root in roots), key=len, default=source)
+
+
+def _below(root: str, source: str) -> str:
+    prefix = root.rstrip(os.sep) + os.sep
+    return source.removeprefix(prefix)
+
+
 def graph_footer(graph: ChannelGraph) -> Text:
-    """What the groups add up to: channels, coverage, cost, and what is frozen for which reason."""
+    """What the groups add up to: channels, coverage and cost; and what the trace has to say."""
     cost = graph.cost()
     free = int(graph.prunable.sum())
     channels = (
@@ -55,16 +93,17 @@ def graph_footer(graph: ChannelGraph) -> Text:
         f"{short_count(cost.macs)} MACs for the example batch, "
         f"{short_count(cost.params)} parameters"
     )
-    return Text("\n".join([channels, size, *_frozen_lines(graph), *graph.notes]))
+    return Text("\n".join([channels, size, *graph.notes]))
 
 
 def graph_report(graph: ChannelGraph) -> RenderableType:
-    """The table and its footer, ready for a rich console."""
-    return Group(graph_table(graph), graph_footer(graph))
+    """The tables and the footer, ready for a rich console."""
+    frozen = [frozen_table(graph)] if graph.frozen else []
+    return Group(graph_table(graph), *frozen, graph_footer(graph))
 
 
 def graph_text(graph: ChannelGraph) -> str:
-    """The table and its footer as plain text, without colour."""
+    """The tables and the footer as plain text, without colour."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=TEXT_WIDTH, color_system=None, legacy_windows=False)
     console.print(graph_report(graph))
@@ -81,13 +120,3 @@ def _row(group: ChannelGroup) -> tuple[str, ...]:
         "yes" if group.exact else "no",
         group.reason,
     )
-
-
-def _frozen_lines(graph: ChannelGraph) -> list[str]:
-    if not graph.frozen:
-        return []
-    worst_first = sorted(graph.frozen, key=lambda frozen: -frozen.channels)
-    return [
-        "frozen:",
-        *(f"  {frozen.channels:>6} channels: {frozen}" for frozen in worst_first),
-    ]

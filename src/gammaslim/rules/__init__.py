@@ -8,6 +8,7 @@ from gammaslim.rules import (
     reductions,
     reshape,
     shapes,
+    spectra,
     weights,
 )
 from gammaslim.rules.registry import FUNCTION_RULES, RULES, rule, rule_for
@@ -24,5 +25,6 @@ __all__ = [
     "rule",
     "rule_for",
     "shapes",
+    "spectra",
     "weights",
 ]

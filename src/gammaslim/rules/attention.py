@@ -10,7 +10,8 @@ import numpy as np
 import torch.nn.functional as F  # noqa: N812
 
 from gammaslim.labels import LabelArray
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.registry import function_rule, rule
 
 DEFAULT_SCALE = "the default attention scale depends on the feature size"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from gammaslim.labels import LabelArray, Partition
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gammaslim.findings import Dims
 from gammaslim.labels import LabelArray
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.registry import rule
 
 ZERO_TO_ZERO = frozenset([
@@ -33,7 +34,7 @@ QUOTIENTS = frozenset(["div", "true_divide", "floor_divide", "fmod", "remainder"
     "add", "hardswish", "masked_fill", "floor_divide", "_prelu_kernel", "rrelu_with_noise",
     "copy", "fill", "true_divide", "normal", "uniform", "bernoulli", "random", "threshold",
     "log_sigmoid_forward", "where", "rrelu", "native_dropout", "zero",
-    "exponential", "log_normal",
+    "exponential", "log_normal", "complex",
 )  # fmt: skip
 def pointwise(recorder: Recorder, op: Op) -> None:
     """Unite what meets index by index; broadcasting over a size-1 dimension couples nothing."""
@@ -96,7 +97,7 @@ def _maps_zero_to_zero(op: Op, name: str, tensors: int) -> bool:
         return op["other"] == 0
     if name == "hardtanh":
         return op["min_val"] <= 0 <= op["max_val"]
-    return name in ("native_dropout", "zero", "copy", *SUMS)
+    return name in ("native_dropout", "zero", "copy", "complex", *SUMS)
 
 
 def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
@@ -115,6 +116,12 @@ def identity(recorder: Recorder, op: Op) -> None:
     """The same tensor under another name, type or memory layout."""
     source = recorder.labels(op.inputs[0])
     recorder.give(op.out, source.dims, zero=source.zero, reason=source.reason, grid=source.grid)
+
+
+@rule("is_pinned", "is_same_size")
+def question(recorder: Recorder, op: Op) -> None:
+    """Asks where or how large tensors are; whatever goes, the answer stays as it is."""
+    del recorder, op
 
 
 @rule(

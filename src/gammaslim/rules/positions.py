@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gammaslim.labels import LabelArray
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.registry import rule
 from gammaslim.rules.shapes import pass_on
 

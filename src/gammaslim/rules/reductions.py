@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gammaslim.labels import LabelArray
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.registry import rule
 
 SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])

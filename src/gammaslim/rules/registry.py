@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
-from gammaslim.recording import Op, Recorder, Rule
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder, Rule
+from gammaslim.rules.user import user_rule
 
 FunctionRule = Callable[[Recorder, Sequence[Any], Mapping[str, Any]], None]
 
@@ -50,8 +53,13 @@ def function_rule(function: Any) -> Callable[[FunctionRule], FunctionRule]:
 
 
 def rule_for(func: Any) -> Rule:
-    """The rule of an operator: its own, the pointwise one if PyTorch says so, else freeze."""
-    found = RULES.get(func.overloadpacket)
+    """The rule of an operator: its own, the pointwise one if PyTorch says so, else freeze.
+
+    A higher-order operator (``torch.cond``) calls functions of the network, and has no rule.
+    """
+    if not isinstance(func, OpOverload):
+        return unknown
+    found = RULES.get(func.overloadpacket) or user_rule(func)
     if found is not None:
         return found
     if torch.Tag.pointwise in func.tags or _in_place_pointwise(func.overloadpacket):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from gammaslim.findings import Grid, TensorLabels
 from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray, Partition, fixed_code
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.registry import rule
 from gammaslim.sequences import Repeat, Shuffle
 from gammaslim.sizes import Given, Size
@@ -41,8 +43,10 @@ class Placed:
     grid: Grid | None = None
 
 
-def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[Block]:
+@lru_cache(maxsize=4096)
+def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[Block, ...]:
     """Cut a reshape into its smallest independent parts, left to right."""
+    found: list[Block] = []
     i = j = 0
     while i < len(before) or j < len(after):
         ins, outs = [i] if i < len(before) else [], [j] if j < len(after) else []
@@ -56,7 +60,8 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[Block]:
             else:
                 right, j = right * after[j], j + 1
                 outs.append(j - 1)
-        yield Block(tuple(ins), tuple(outs))
+        found.append(Block(tuple(ins), tuple(outs)))
+    return tuple(found)
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy")

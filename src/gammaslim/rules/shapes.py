@@ -11,7 +11,8 @@ import numpy as np
 from gammaslim.findings import Dims
 from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, fixed_code
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.registry import rule
 from gammaslim.sequences import Join, Part
 from gammaslim.sizes import Given, Size

@@ -11,7 +11,8 @@ from gammaslim.findings import ConvSizes
 from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray, Partition, fixed_code
 from gammaslim.modules import CONVOLUTION
-from gammaslim.recording import Op, Recorder
+from gammaslim.ops import Op
+from gammaslim.recording import Recorder
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 from gammaslim.sizes import Size
@@ -69,7 +70,7 @@ def _grouped(
             rows = (*rows, counted[:, None])
             columns = (*columns, np.array([fixed_code(reason)]))
         partition = Partition(rows, columns, whole, reason)
-        recorder.store.partition(partition)
+        partition = recorder.store.partition(partition)
     if given is not None:
         recorder.demand(counted, given)
     return inputs, outputs, partition
