@@ -15,6 +15,11 @@ from gammaslim.sizes import Size, Watcher
 
 ChannelsOf = Callable[[IntArray], IntArray]
 
+LONGEST = 64
+"""A longer list of integers is a table of positions, not of sizes, and is not followed."""
+
+_ONE = Fraction(1)
+
 
 def tag_attributes(model: nn.Module, watcher: Watcher) -> None:
     """Put a followed size in place of each plain integer that one of the user's modules holds.
@@ -33,14 +38,15 @@ def tag_attributes(model: nn.Module, watcher: Watcher) -> None:
 def _tagged(name: str, value: Any, watcher: Watcher) -> Any:
     if type(value) is int:
         return _size(Variable(name, None, value), watcher)
-    if type(value) in (tuple, list) and value and all(type(entry) is int for entry in value):
+    listed = type(value) in (tuple, list) and 0 < len(value) <= LONGEST
+    if listed and all(type(entry) is int for entry in value):
         places = enumerate(value)
         return type(value)(_size(Variable(name, at, entry), watcher) for at, entry in places)
     return value
 
 
 def _size(variable: Variable, watcher: Watcher) -> Size:
-    return Size(variable.value, Terms(variables=((variable, Fraction(1)),)), watcher)
+    return Size(variable.value, Terms(variables=((variable, _ONE),)), watcher)
 
 
 def held_sizes(
