@@ -12,14 +12,14 @@ PYTEST_ARGS ?= -n auto -m "not slow"
 DEMO_OUT ?= build/demo
 DEMO_SEED ?= 0
 
-.PHONY: help venv demo test lint types unit slow fuzz bench format clean
+.PHONY: help venv demo test lint types unit slow fuzz bench scaling format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make test    lint, types and tests, against the built wheel"
 	@echo "make demo    train, slim and check two networks on digits, into $(DEMO_OUT)"
 	@echo "make venv    only build .venv from constraints.txt"
-	@echo "make lint | types | unit | slow | fuzz | bench | format | clean"
+	@echo "make lint | types | unit | slow | fuzz | bench | scaling | format | clean"
 
 venv: $(STAMP)
 
@@ -59,6 +59,10 @@ fuzz: $(SITE)/.built
 bench: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.speed
+
+scaling: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m bench.scaling
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -74,6 +74,8 @@ def _through(
     given: list[Given],
 ) -> list[LabelArray]:
     """Labels of a block's output dimensions."""
+    if all(dims[d] is None for d in block.inputs):
+        return [None] * len(block.outputs)
     ins, outs = [before[d] for d in block.inputs], [after[d] for d in block.outputs]
     if ins == outs:
         pairs = zip(block.inputs, given, strict=True)
