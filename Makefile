@@ -13,7 +13,7 @@ DEMO_OUT ?= build/demo
 DEMO_SEED ?= 0
 ZOO_ARGS ?=
 
-.PHONY: help venv demo test lint types unit slow fuzz bench zoo format clean
+.PHONY: help venv demo test lint types unit slow fuzz bench scaling zoo format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +21,7 @@ help:
 	@echo "make demo    train, slim and check two networks on digits, into $(DEMO_OUT)"
 	@echo "make venv    only build .venv from constraints.txt"
 	@echo "make zoo     cut and check every network of the zoo, write docs/zoo.md"
-	@echo "make lint | types | unit | slow | fuzz | bench | format | clean"
+	@echo "make lint | types | unit | slow | fuzz | bench | scaling | format | clean"
 
 venv: $(STAMP)
 
@@ -65,6 +65,10 @@ bench: $(STAMP)
 zoo: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.zoo $(ZOO_ARGS)
+
+scaling: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m bench.scaling
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

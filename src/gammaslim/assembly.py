@@ -106,7 +106,7 @@ def assemble(
         prunable=channels.reasons < 0,
         exact=~channels.inexact,
         groups=tuple(_groups(channels, sites, scales)),
-        frozen=tuple(_frozen(channels)),
+        frozen=tuple(_frozen(channels, sites, scales)),
         work=tuple(
             Work(w.operator, w.coefficient, tuple(channels.of(a) for a in w.axes))
             for w in findings.work
@@ -204,8 +204,8 @@ def _groups(
     """Channels with the same sites, the same reason and the same exactness, in order."""
     names, number = list(sites), len(channels.reasons)
     key = _group_keys(channels, sites)
-    _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
-    members_of = _members(inverse.ravel(), len(first))
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    members_of = _members(inverse, len(first))
     sites_of = _sites_of(names, sites, [int(f) for f in first], number)
     known = set(scales)
     for index in np.argsort(first, kind="stable"):
@@ -226,19 +226,16 @@ def _groups(
 
 
 def _group_keys(channels: Channels, sites: Mapping[Site, IntArray]) -> IntArray:
-    """Per channel a row that is equal for channels of one group.
+    """Per channel a number that is equal for channels of one group.
 
-    A set of sites is known by the sum of one random 64-bit number per site, twice over.
+    A set of sites is known by the sum of one random 64-bit number per site: two of a million sets
+    are taken for one with a probability of 3e-8.
     """
-    first = np.zeros(len(channels.reasons), dtype=np.int64)
-    second = first.copy()
-    random = np.random.default_rng(0).integers(-(2**62), 2**62, size=(len(sites), 2))
-    for (_, ids), (one, other) in zip(sites.items(), random, strict=True):
-        members = ids[ids >= 0]
-        first[members] += one  # a repeated index is added once, as a set wants it
-        second[members] += other
-    counted = channels.inexact.astype(np.int64)
-    return np.stack([first, second, channels.reasons, counted], axis=1)
+    random = np.random.default_rng(0).integers(-(2**63), 2**63, size=len(sites) + 2, endpoint=False)
+    key = channels.reasons * random[0] + channels.inexact * random[1]
+    for ids, one in zip(sites.values(), random[2:], strict=True):
+        key[ids[ids >= 0]] += one  # a repeated index is added once, as a set wants it
+    return key
 
 
 def _members(inverse: IntArray, number: int) -> list[IntArray]:
@@ -261,12 +258,22 @@ def _sites_of(
     return {leader: tuple(own) for leader, own in found.items()}
 
 
-def _frozen(channels: Channels) -> Iterator[Frozen]:
+def _frozen(
+    channels: Channels, sites: Mapping[Site, IntArray], scales: tuple[str, ...]
+) -> Iterator[Frozen]:
     """One record per reason, the costliest first."""
-    numbers, counts = np.unique(channels.reasons[channels.reasons >= 0], return_counts=True)
-    for index in np.argsort(-counts, kind="stable"):
+    held = np.zeros(len(channels.reasons) + 1, dtype=np.int64)
+    for name in scales:
+        np.add.at(held, sites[(name, 0)], 1)  # a fixed index counts at the end, which is cut off
+    stuck = channels.reasons >= 0
+    numbers, where, counts = np.unique(
+        channels.reasons[stuck], return_inverse=True, return_counts=True
+    )
+    lost = np.bincount(where, weights=held[:-1][stuck], minlength=len(numbers)).astype(np.int64)
+    for index in np.lexsort((-counts, -lost)):
         why = channels.texts[numbers[index]]
-        yield Frozen(why.text, why.operator, why.module, why.source, int(counts[index]))
+        costs = int(counts[index]), int(lost[index])
+        yield Frozen(why.text, why.operator, why.module, why.source, *costs)
 
 
 def _attributes(

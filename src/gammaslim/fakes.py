@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch.utils._mode_utils import no_dispatch
 def fake_copy(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
     """``tensor`` without its memory: shape, strides, type and device only."""
     plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
-    if not plain or tensor.is_meta or tensor.is_conj() or tensor.is_neg():
+    if not plain or tensor.is_conj() or tensor.is_neg():
         return mode.from_tensor(tensor)
     shape, strides, dtype = tensor.shape, tensor.stride(), tensor.dtype
     empty = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
@@ -34,6 +35,21 @@ def quiet_fake_tensors() -> Generator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def paused_collector() -> Generator[None]:
+    """Keep Python from looking for cycles meanwhile: every search walks all that a process holds.
+
+    For runs on fake tensors only, whose garbage holds no memory to speak of.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 MOST_REMEMBERED = 50_000

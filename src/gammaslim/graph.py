@@ -92,13 +92,18 @@ class SizeAttribute:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Why some channels may not go: the reason, where it arose, and how many it costs."""
+    """Why some channels may not go: the reason, where it arose, and what it costs.
+
+    ``channels`` of which none may go, and how many ``scales``, elements of BatchNorm weights, they
+    hold: many slices that were coupled are one channel.
+    """
 
     reason: str
     operator: str
     module: str
     source: str
     channels: int = 0
+    scales: int = 0
 
     def __str__(self) -> str:
         """One line for a report."""

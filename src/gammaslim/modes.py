@@ -92,7 +92,7 @@ class DispatchMode(TorchDispatchMode):
         super().__init__()
         self._recorder = recorder
         self._run = memo.run if memo is not None else _run
-        self._argument_names: dict[Any, list[tuple[str, Any]]] = {}
+        self._defaults: dict[Any, dict[str, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then its rule with all modes off."""
@@ -106,15 +106,12 @@ class DispatchMode(TorchDispatchMode):
         return result
 
     def _bind(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        names = self._argument_names.get(func)
-        if names is None:
+        defaults = self._defaults.get(func)
+        if defaults is None:
             schema = func._schema.arguments  # noqa: SLF001
-            names = [(a.name, a.default_value if a.has_default_value() else None) for a in schema]
-            self._argument_names[func] = names
-        bound = dict(names)
-        bound.update(zip((name for name, _ in names), args, strict=False))
-        bound.update(kwargs)
-        return bound
+            defaults = {a.name: a.default_value if a.has_default_value() else None for a in schema}
+            self._defaults[func] = defaults
+        return defaults | dict(zip(defaults, args, strict=False)) | kwargs
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ from gammaslim.calling import (
     output_tensors,
 )
 from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
-from gammaslim.fakes import FakeMemo, fake_copy, quiet_fake_tensors
+from gammaslim.fakes import FakeMemo, fake_copy, paused_collector, quiet_fake_tensors
 from gammaslim.findings import Findings, Reason, TensorLabels
 from gammaslim.graph import ChannelGraph, Site
 from gammaslim.ignoring import ignored_sites
@@ -97,7 +97,8 @@ def trace(
         )
     said = (*notes, *dict.fromkeys(findings.notes))
     subject = Subject(model, tensors, aliases, ignored, exact, said, in_training, example_inputs)
-    return assemble(findings, labels, subject)
+    with paused_collector():
+        return assemble(findings, labels, subject)
 
 
 @dataclass
@@ -233,6 +234,7 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     mode = session.fake_mode if attempt.fake else None
     with (
         contextlib.closing(recorder),
+        paused_collector() if mode else contextlib.nullcontext(),
         preserved_random_state(),
         preserved_attributes(session.model),
         training_mode(session.model, training=attempt.training),

@@ -117,18 +117,18 @@ def test_frozen_channels_stand_sorted_by_what_they_cost():
     """One line that several modules run is one row; paths are short, those of the data whole."""
     line = f"{Path.cwd() / 'nets' / 'mine.py'}:7"
     frozen = (
-        Frozen("too small", "aten.a", "head", "", 5),
-        Frozen("sorted", "aten.sort", "stage.0", line, 3),
-        Frozen("sorted", "aten.sort", "stage.1", line, 4),
-        Frozen("sorted", "aten.sort", "stage.2", "", 1),
+        Frozen("too small", "aten.a", "head", "", 5, 2),
+        Frozen("sorted", "aten.sort", "stage.0", line, 3, 1),
+        Frozen("sorted", "aten.sort", "stage.1", line, 4, 8),
+        Frozen("sorted", "aten.sort", "stage.2", "", 6),
     )
     graph = replace(toy_graph(), frozen=frozen)
     cells = [column._cells for column in frozen_table(graph).columns]
     rows = [[str(cell) for cell in row] for row in zip(*cells, strict=True)]
     assert rows == [
-        ["7", "sorted", "aten.sort", "stage.1 and 1 more", f"{Path('nets') / 'mine.py'}:7"],
-        ["5", "too small", "aten.a", "head", ""],
-        ["1", "sorted", "aten.sort", "stage.2", ""],
+        ["9", "7", "sorted", "aten.sort", "stage.1 and 1 more", f"{Path('nets') / 'mine.py'}:7"],
+        ["2", "5", "too small", "aten.a", "head", ""],
+        ["0", "6", "sorted", "aten.sort", "stage.2", ""],
     ]
 
 

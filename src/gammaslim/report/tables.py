@@ -53,6 +53,7 @@ def frozen_table(graph: ChannelGraph) -> Table:
     others; ``graph.frozen`` holds each by itself.
     """
     table = Table(title="Frozen channels", title_justify="left", header_style="bold")
+    table.add_column("scales", justify="right", no_wrap=True)
     table.add_column("channels", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold", ratio=8)
     table.add_column("operator", overflow="fold", ratio=7)
@@ -61,13 +62,23 @@ def frozen_table(graph: ChannelGraph) -> Table:
     causes: dict[tuple[str, ...], list[Frozen]] = {}
     for one in graph.frozen:
         causes.setdefault((one.reason, one.operator, one.source), []).append(one)
-    rows = [(sum(one.channels for one in members), members) for members in causes.values()]
-    for channels, members in sorted(rows, key=lambda row: -row[0]):
-        first = max(members, key=lambda one: one.channels)
+    for members in sorted(causes.values(), key=_cost, reverse=True):
+        first = max(members, key=lambda one: _cost([one]))
         module = first.module + (f" and {len(members) - 1} more" if len(members) > 1 else "")
-        texts = (str(channels), first.reason, first.operator, module, short_source(first.source))
+        texts = (
+            *map(str, _cost(members)),
+            first.reason,
+            first.operator,
+            module,
+            short_source(first.source),
+        )
         table.add_row(*map(Text, texts))
     return table
+
+
+def _cost(members: list[Frozen]) -> tuple[int, int]:
+    """Scales and channels that these reasons cost together."""
+    return sum(one.scales for one in members), sum(one.channels for one in members)
 
 
 def short_source(source: str) -> str:

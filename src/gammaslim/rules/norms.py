@@ -65,7 +65,7 @@ def layer_norm(recorder: Recorder, op: Op) -> None:
             if labels is not None:
                 recorder.follow(labels, given)
     inner = [d for d in normalized if d is not None]
-    recorder.give(op.out, dims, zero=None not in (weight, bias))
+    recorder.give(op.out, dims, zero=weight is not None and bias is not None)
     for labels in inner:
         recorder.depends_on_count(labels)
     if inner:
@@ -80,7 +80,7 @@ def group_norm(recorder: Recorder, op: Op) -> None:
     dims = list(recorder.dims(x))
     for own in affine:
         dims[1] = recorder.unite(dims[1], recorder.dims(own)[0], recorder.labels(x).reason)
-    recorder.give(op.out, dims, zero=None not in (weight, bias))
+    recorder.give(op.out, dims, zero=weight is not None and bias is not None)
     channels = dims[1]
     if channels is None:
         return

@@ -95,13 +95,13 @@ def _through(
     recorder: Recorder, block: Block, source: TensorLabels, before: Sequence[int], target: Target
 ) -> Placed:
     """Labels of a block's output dimensions."""
+    if all(source.dims[d] is None for d in block.inputs):
+        return Placed([None] * len(target.sizes))
     ins, dims = tuple(before[d] for d in block.inputs), source.dims
     if ins == target.sizes:
         pairs = zip(block.inputs, target.given, strict=True)
         return Placed([_followed(recorder, dims[d], size) for d, size in pairs])
     owners = [(d, labels) for d in block.inputs if (labels := dims[d]) is not None]
-    if not owners:
-        return Placed([None] * len(target.sizes))
     merged = _merged(recorder, block, source.grid, before)
     if merged is None and len(owners) > 1:
         merged = _product(recorder, block, owners, before)
