@@ -96,6 +96,7 @@ def test_text_holds_what_a_reader_needs():
     assert "2.00 k MACs for the example batch, 28 parameters" in text
     row = text.split("Frozen channels")[1].splitlines()[4]
     assert [part.strip() for part in row.strip("│").split("│")] == [
+        "0",
         "2",
         "network output [0]",
         "",
