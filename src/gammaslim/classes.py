@@ -68,6 +68,9 @@ class Classes:
 
     def couple(self, lefts: IntArray, rights: IntArray, reason: int) -> None:
         """Unite pairs of labels; what meets a fixed index freezes for ``reason``."""
+        both = (lefts >= 0).all() and (rights >= 0).all()
+        if both and np.array_equal(self.find(lefts), self.find(rights)):
+            return
         self._apply(*self.joined(lefts, rights), reason)
 
     def freeze(self, roots: IntArray, reason: int) -> None:

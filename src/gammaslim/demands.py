@@ -151,15 +151,18 @@ def solve(
 
 
 def equal_counts(demands: Iterable[Demand]) -> Iterator[tuple[IntArray, IntArray, int]]:
-    """Pairs of label arrays that one number of a module counts both, and the reason's number."""
-    first: dict[Variable, IntArray] = {}
+    """Label arrays that one number of a module counts, in pairs, and the reason's number."""
+    counted: dict[Variable, list[Demand]] = {}
     for demand in demands:
         size = demand.size
         if len(size.variables) == 1 and not size.parts and not size.constant:
             variable, share = size.variables[0]
-            counted = first.setdefault(variable, demand.target) if share == 1 else demand.target
-            if len(counted) == len(demand.target):
-                yield counted, demand.target, demand.reason
+            if share == 1 and len(demand.target) == variable.value:
+                counted.setdefault(variable, []).append(demand)
+    for first, *others in counted.values():
+        if others:
+            rights = [demand.target for demand in others]
+            yield np.tile(first.target, len(others)), np.concatenate(rights), first.reason
 
 
 def _in_labels(variable: Variable, known: Mapping[Variable, Terms]) -> Terms:
