@@ -150,16 +150,18 @@ class ModeFlag(int):
 def training_mode(model: nn.Module, *, training: bool | ModeFlag) -> Generator[None]:
     """Set every module's ``training`` flag, and give each back the one it had.
 
-    Flags are set directly: a network may override ``train()``.
+    Flags are set directly: a network may override ``train()``.  A BatchNorm of any class asks for
+    the mode to choose its statistics, which are those of the same channels: that is not noted.
     """
-    flags = [(module.__dict__, module.training) for module in first_paths(model)]
+    flags = [(module, module.training) for module in first_paths(model)]
     try:
-        for attributes, _ in flags:
-            attributes["training"] = training
+        for module, _ in flags:
+            noted = not isinstance(module, NORM_BASE)
+            module.__dict__["training"] = training if noted else bool(int(training))
         yield
     finally:
-        for attributes, flag in flags:
-            attributes["training"] = flag
+        for module, flag in flags:
+            module.__dict__["training"] = flag
 
 
 @contextlib.contextmanager
