@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import gammaslim as gs
+from gammaslim.select import make_plan
 from tests.rules.helper import (
     FREE,
     INTO,
@@ -314,3 +317,62 @@ def test_two_channel_dimensions_that_merge_freeze():
     """Also where as many dimensions come out as went in."""
     graph = toy(lambda x: x + (x.flatten(2) @ x.flatten(2).mT).view(len(x), 2, 8).mean())
     assert FREE not in reasons(graph, INTO)
+
+
+# Either whole parts or equal columns
+
+
+class Heads(nn.Module):
+    """Six channels as two parts of three, which a function sees, and as six again."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.into, self.norm = nn.Conv2d(3, 6, 1, bias=False), nn.BatchNorm2d(6)
+        self.parts, self.size, self.function = 2, 3, function
+        self.out = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.into(x))
+        split = x.view(len(x), self.parts, self.size, *x.shape[2:])
+        return self.out(self.function(split).reshape(len(x), -1, *x.shape[2:]))
+
+
+def gone_with_first(graph: gs.ChannelGraph) -> list[int]:
+    """Which rows of ``into`` are the same channel as the first."""
+    ids = graph.sites[INTO]
+    return np.flatnonzero(ids == ids[0]).tolist()
+
+
+def test_columns_go_where_both_could():
+    """Three columns are more to choose from than two parts; the width becomes 2, the parts stay."""
+    model = Heads(torch.relu)
+    graph = checked(model, image())
+    assert gone_with_first(graph) == [0, 3]
+    keep = np.ones(graph.num_channels, dtype=np.bool_)
+    keep[graph.sites[INTO][0]] = False
+    assert make_plan(graph, keep).attributes["size"] == 2
+    assert "parts" not in make_plan(graph, keep).attributes
+
+
+def test_whole_parts_go_where_columns_are_held():
+    """A factor computed from the size keeps it; then the first three channels go together."""
+    model = Heads(lambda x: x * x.shape[2] ** -0.5)
+    graph = checked(model, image())
+    assert gone_with_first(graph) == [0, 1, 2]
+    assert graph.coverage == 1
+    keep = np.ones(graph.num_channels, dtype=np.bool_)
+    keep[graph.sites[INTO][0]] = False
+    assert make_plan(graph, keep).attributes["parts"] == 1
+
+
+def test_neither_goes_where_both_are_held():
+    """Factors computed from both sizes keep all."""
+    graph = checked(Heads(lambda x: x * (x.shape[1] ** -0.5 + x.shape[2] ** -0.5)), image())
+    assert FREE not in reasons(graph, INTO)
+
+
+def test_parts_that_are_one_dimension_again_in_the_other_order():
+    """(2, 3) as (3, 2): nothing but the order changes, and columns still go."""
+    graph = checked(Heads(lambda x: x.transpose(1, 2)), image())
+    assert gone_with_first(graph) == [0, 3]
+    assert graph.coverage == 1
