@@ -25,10 +25,11 @@ def tag_attributes(model: nn.Module, watcher: Watcher) -> None:
     """Put a followed size in place of each plain integer that one of the user's modules holds.
 
     Integers in tuples and lists are followed too.  PyTorch's own modules are left alone: what
-    their numbers mean is known.  The caller puts all attributes back.
+    their numbers mean is known, but for ``nn.Unflatten``, whose sizes are the user's.  The caller
+    puts all attributes back.
     """
     for module, path in first_paths(model).items():
-        if type(module).__module__.startswith("torch."):
+        if type(module).__module__.startswith("torch.") and not isinstance(module, nn.Unflatten):
             continue
         attributes = module.__dict__
         for name, value in list(attributes.items()):

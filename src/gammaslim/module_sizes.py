@@ -20,6 +20,8 @@ WEIGHT_SIZES: Mapping[type[nn.Module], Mapping[str, tuple[str, int]]] = {
     nn.GroupNorm: {"num_channels": ("weight", 0)},
     nn.Embedding: {"embedding_dim": ("weight", 1)},
     nn.PReLU: {"num_parameters": ("weight", 0)},
+    nn.RNNBase: {"input_size": ("weight_ih_l0", 1)},
+    nn.RNNCellBase: {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)},
 }
 """Module type -> attribute -> the own tensor and dimension whose length it repeats."""
 

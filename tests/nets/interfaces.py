@@ -94,17 +94,66 @@ class Tied(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Convolutional features read row by row by an LSTM."""
+    """Convolutional features read row by row by a recurrent layer of the given kind."""
+
+    def __init__(self, kind: type[nn.RNNBase], **options: bool) -> None:
+        """A hidden size of ten, two layers."""
+        super().__init__()
+        self.features = nn.Sequential(cbr(3, 8, stride=2), cbr(8, 12, stride=2))
+        self.rnn = kind(12, 10, num_layers=2, batch_first=True, **options)
+        self.fc = nn.Linear(20 if options else 10, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify by the last state."""
+        return self.fc(self.rnn(self.features(x).mean(2).transpose(1, 2))[0][:, -1])
+
+
+class Cells(nn.Module):
+    """The same, with a cell that the network itself steps along the row."""
 
     def __init__(self) -> None:
         """A hidden size of ten."""
         super().__init__()
         self.features = nn.Sequential(cbr(3, 8, stride=2), cbr(8, 12, stride=2))
-        self.lstm, self.fc = nn.LSTM(12, 10, batch_first=True), nn.Linear(10, CLASSES)
+        self.cell, self.fc = nn.GRUCell(12, 10), nn.Linear(10, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify by the last state."""
-        return self.fc(self.lstm(self.features(x).mean(2).transpose(1, 2))[0][:, -1])
+        state = None
+        for column in self.features(x).mean(2).unbind(2):
+            state = self.cell(column, state)
+        return self.fc(state)
+
+
+class Prototypes(nn.Module):
+    """Distances of the pooled features to learnt points."""
+
+    def __init__(self, count: int) -> None:
+        """``count`` points, beyond 25 of which PyTorch takes another way."""
+        super().__init__()
+        self.features = nn.Sequential(cbr(3, 8, stride=2), cbr(8, 12, stride=2)[:2])
+        self.points = nn.Parameter(torch.randn(count, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearer, the larger."""
+        return -torch.cdist(self.features(x).mean((2, 3)), self.points)
+
+
+class Generator(nn.Module):
+    """A decoder that makes maps of a vector with PyTorch's own ``Unflatten``."""
+
+    def __init__(self) -> None:
+        """Maps of 8 channels, 4 x 4."""
+        super().__init__()
+        self.encode = nn.Sequential(cbr(3, 8, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.widen, self.norm = nn.Linear(8, 8 * 16), nn.BatchNorm1d(8 * 16)
+        up = nn.ConvTranspose2d(8, 6, 4, 2, 1, bias=False)
+        whole = nn.Unflatten(1, (8, 4, 4))
+        self.decode = nn.Sequential(whole, up, nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode, widen, decode."""
+        return self.decode(self.norm(self.widen(self.encode(x))))
 
 
 class Outputs(nn.Module):
@@ -253,7 +302,15 @@ INTERFACES: tuple[Case, ...] = (
     Case("shared_conv", lambda: around(Twice()), image, 1.0, "one block called twice"),
     Case("shared_norm", lambda: around(SharedNorm(), 16, 20), image, 1.0, "one norm, two calls"),
     Case("tied", lambda: around(Tied()), image, 1.0, "one parameter, two names"),
-    Case("lstm", Recurrent, image, 8 / 20, "LSTM head", counted=False),
+    Case("lstm", lambda: Recurrent(nn.LSTM), image, 1.0, "LSTM head", counted=False),
+    Case("lstm_both_ways", lambda: Recurrent(nn.LSTM, bidirectional=True), image, 1.0,
+         "bidirectional LSTM", counted=False),
+    Case("gru", lambda: Recurrent(nn.GRU), image, 1.0, "GRU head", counted=False),
+    Case("gru_cells", Cells, image, 1.0, "a cell stepped by the network's code", counted=False),
+    Case("prototypes", lambda: Prototypes(6), image, 1.0, "distances", zero=False),
+    Case("many_prototypes", lambda: Prototypes(40), image, 1.0, "distances by a product",
+         zero=False),
+    Case("unflatten", Generator, image, 1.0, "torch's own Unflatten"),
     Case("tuple_outputs", lambda: Outputs("tuple"), image, 22 / 28, "a feature map is returned"),
     Case("dict_outputs", lambda: Outputs("dict"), image, 22 / 28, "nested outputs"),
     Case("auxiliary", Auxiliary, image, 1.0, "a head only training sees"),

@@ -172,6 +172,33 @@ def linear(recorder: Recorder, op: Op) -> None:
     recorder.work(op, 1, [*axes, (rows, weight.shape[0])])
 
 
+@rule("mkldnn_rnn_layer")
+def recurrent(recorder: Recorder, op: Op) -> None:
+    """One layer of an RNN: features enter through the columns of its first weight; states stay."""
+    x, weight = op["input"], op["weight0"]
+    *lead, features = recorder.dims(x)
+    rows, columns = recorder.dims(weight)
+    recorder.unite(features, columns, recorder.labels(x).reason)
+    others = [t for t in op.inputs if t is not x and t is not weight]
+    for labels in (*lead, rows, *(own for t in others for own in recorder.dims(t))):
+        recorder.freeze(labels, "state of a recurrent layer")
+    for out in op.outputs:
+        recorder.give(out, (None,) * out.ndim)
+
+
+@rule("_cdist_forward", "_euclidean_dist")
+def distances(recorder: Recorder, op: Op) -> None:
+    """d[i, j] = ‖x₁[i] − x₂[j]‖: features unite, and add nothing where both are zero."""
+    left, right = op["x1"], op["x2"]
+    a, b = recorder.dims(left), recorder.dims(right)
+    features = recorder.unite(a[-1], b[-1], recorder.labels(left).reason)
+    batch = [recorder.unite(p, q) for p, q in zip(a[:-2], b[:-2], strict=False)]
+    recorder.give(op.out, (*batch, a[-2], b[-2]))
+    if features is not None and not (recorder.labels(left).zero and recorder.labels(right).zero):
+        recorder.depends_on_count(features)
+        recorder.recount([left, right])
+
+
 @rule("embedding")
 def embedding(recorder: Recorder, op: Op) -> None:
     """Rows of a table by index: the rows stay, the columns pass."""
