@@ -150,15 +150,36 @@ def solve(
     return values
 
 
+def compared(demands: Iterable[Demand], pinned: Mapping[Variable, int]) -> Iterator[Demand]:
+    """The demands without numbers of modules, where each of these only counts labels.
+
+    What one number counts must be as many everywhere; one that is pinned stays as it is.
+    """
+    first: dict[Variable, IntArray] = {}
+    for demand in demands:
+        if (variable := _counter(demand)) is None:
+            yield demand
+        elif variable in pinned:
+            yield Demand(demand.target, Terms(constant=Fraction(variable.value)), demand.reason)
+        else:
+            counted = first.setdefault(variable, demand.target)
+            yield Demand(demand.target, Terms(((counted, _ONE),)), demand.reason)
+
+
+def _counter(demand: Demand) -> Variable | None:
+    """The number of a module that by itself is the demanded size."""
+    size = demand.size
+    alone = len(size.variables) == 1 and not size.parts and not size.constant
+    return size.variables[0][0] if alone and size.variables[0][1] == 1 else None
+
+
 def equal_counts(demands: Iterable[Demand]) -> Iterator[tuple[IntArray, IntArray, int]]:
     """Label arrays that one number of a module counts, in pairs, and the reason's number."""
     counted: dict[Variable, list[Demand]] = {}
     for demand in demands:
-        size = demand.size
-        if len(size.variables) == 1 and not size.parts and not size.constant:
-            variable, share = size.variables[0]
-            if share == 1 and len(demand.target) == variable.value:
-                counted.setdefault(variable, []).append(demand)
+        variable = _counter(demand)
+        if variable is not None and len(demand.target) == variable.value:
+            counted.setdefault(variable, []).append(demand)
     for first, *others in counted.values():
         if others:
             rights = [demand.target for demand in others]

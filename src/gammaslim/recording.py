@@ -217,8 +217,10 @@ class Recorder:
 
     def equated(self, difference: Terms) -> None:
         """The code found two sizes equal, and must always do so."""
-        nothing = np.empty(0, dtype=np.int64)
-        self.store.demand(nothing, difference, self.reason("the code compares its size"))
+        target, share = next(iter(difference.parts), (np.empty(0, dtype=np.int64), _ONE))
+        rest = Terms(difference.parts[1:], difference.constant, difference.variables)
+        reason = self.reason("the code compares its size")
+        self.store.demand(target, rest.scaled(-1 / share), reason)
 
     def is_pinned(self, variable: Variable) -> bool:
         """Whether this number of a module is known to keep its value."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
 from gammaslim.balance import Levels, levels_of, met, shape_of
 from gammaslim.classes import Classes, Resolved
-from gammaslim.demands import equal_counts, solve
+from gammaslim.demands import Terms, compared, equal_counts, solve
 from gammaslim.families import Family, Nodes, closed, shuffled_families
 from gammaslim.graph import BoolArray, IntArray
-from gammaslim.labels import LabelStore
+from gammaslim.labels import LabelStore, Partition
 from gammaslim.sequences import Arrangement, Balance, Shuffle, Step
 
 
@@ -41,9 +42,21 @@ def resolve(
         if id(partition) not in done:
             classes.settle(partition)
     variables = solve(store.demands, store.pinned, classes, balanced)
+    settled = [partition for partition in store.partitions if id(partition) in done]
+    variables = {v: _counted_in_rows(terms, settled) for v, terms in variables.items()}
     if store.inexact:
         classes.inexact[classes.find(np.concatenate(store.inexact))] = True
     return classes.resolved(arrangement, variables)
+
+
+def _counted_in_rows(terms: Terms, balanced: Sequence[Partition]) -> Terms:
+    """The same size, where it counts the columns of balanced parts: a share of all their rows."""
+    columns = {p.columns[0].tobytes(): p.rows[0] for p in balanced if p.columns[0] is not None}
+    parts: list[tuple[IntArray, Fraction]] = []
+    for labels, share in terms.parts:
+        rows = columns.get(labels.tobytes())
+        parts.append((labels, share) if rows is None else (rows.ravel(), share / len(rows)))
+    return Terms(tuple(parts), terms.constant)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ def _chosen(
     classes: Classes,
     arrays: tuple[Sequence[IntArray], Sequence[IntArray]],
 ) -> Iterator[_Balanced]:
-    """The families for which balance allows at least as many widths as coupling would."""
+    """The families in which balance leaves more slices prunable than coupling, or finer ones."""
     known, seen = arrays
     named = np.zeros(classes.count, dtype=np.bool_)
     for labels in known:
@@ -91,22 +104,33 @@ def _chosen(
     families = shuffled_families(nodes)
     for family in closed(families, nodes, store, classes, named, (*known, *seen)):
         levels = levels_of(shape_of(family, nodes))
-        for demand in store.demands:
+        for demand in compared(store.demands, store.pinned):
             levels = levels and met(levels, demand, family, nodes, classes)
-        if levels is not None and len(levels.widths) >= max(2, _coupled(family, nodes, classes)):
+        if levels is not None and _offered(levels) >= max((1, 2), _coupled(family, nodes, classes)):
             yield _Balanced(family, levels)
 
 
-def _coupled(family: Family, nodes: Nodes, classes: Classes) -> int:
-    """How many channels that may go there would be if equal parts were coupled."""
+def _offered(levels: Levels) -> tuple[int, int]:
+    """How many slices may go if a family is balanced, and to how many widths it can be cut."""
+    lengths = np.array([stop - start for _, start, stop in levels.runs])
+    shrinks = levels.quotas.min(axis=0) < levels.quotas[0]
+    return int(lengths[shrinks].sum()), len(levels.widths)
+
+
+def _coupled(family: Family, nodes: Nodes, classes: Classes) -> tuple[int, int]:
+    """How many slices could go if equal parts were coupled, and how many channels they would be."""
     edges = [partition.edges(whole=False) for partition in family.partitions]
     edges += [(nodes.labels[leaf], nodes.labels[leaf]) for leaf in family.leaves]
     lefts, rights = (np.concatenate(side) for side in zip(*edges, strict=True))
     roots, parts, frozen = classes.joined(lefts, rights)
-    for node in (*family.leaves, *family.steps):
-        own = parts[np.searchsorted(roots, nodes.classes[node])]
+    owned = {
+        node: parts[np.searchsorted(roots, nodes.classes[node])]
+        for node in (*family.leaves, *family.steps)
+    }
+    for own in owned.values():
         frozen[own[0]] |= bool((own == own[0]).all())
-    return int(np.count_nonzero(~frozen))
+    slices = sum(np.count_nonzero(~frozen[owned[leaf]]) for leaf in family.leaves)
+    return int(slices), int(np.count_nonzero(~frozen))
 
 
 def _arrangement(nodes: Nodes, chosen: Sequence[_Balanced]) -> Arrangement:

@@ -51,6 +51,21 @@ class Unit(nn.Module):
         return list(x.chunk(self.parts, 1))
 
 
+class HeldUnit(Unit):
+    """The halves are slices up to and from a number that the unit holds."""
+
+    def __init__(self, width: int, shuffle: Shuffle, parts: int = 2) -> None:
+        """Remember the width of a half, and that of both."""
+        super().__init__(width, shuffle, parts)
+        self.half, self.both = width, 2 * width
+
+    def cut(self, x: Tensor) -> list[Tensor]:
+        """Two slices of what is as wide as it was built for."""
+        if x.shape[1] != self.both:
+            raise ValueError(f"{self.both} channels, please")
+        return [x[:, : self.half], x[:, self.half :]]
+
+
 class SlicedUnit(Unit):
     """The halves are slices up to and from half of the shape."""
 
@@ -211,6 +226,7 @@ SHUFFLING: tuple[Case, ...] = (
     staged("shuffled_thirds", lambda: stage(6, 2, parts=3), 18, "three parts"),
     staged("shuffled_slices", lambda: stage(7, 3, kind=SlicedUnit), 14, "halves by slices"),
     staged("shuffled_splits", lambda: stage(8, 3, kind=SplitUnit), 16, "halves by split"),
+    staged("shuffled_held", lambda: stage(10, 4, kind=HeldUnit), 20, "halves of a held width"),
     staged("shuffled_native", lambda: stage(8, 3, shuffle=nn.ChannelShuffle(2)), 16,
            "torch's own module"),
     staged("shuffled_function", lambda: stage(
@@ -226,7 +242,7 @@ SHUFFLING: tuple[Case, ...] = (
     Case("shuffled_twice", two_stages, image, 0.97, "two stages, one after the other"),
     Case("shuffled_flat", flattened, image, 0.97, "flattened with its pixels"),
     Case("unshuffled", lambda: around(stage(8, 3, shuffle=strided)), image, 0.7,
-         "the inverse shuffle sends neighbours different ways, again and again"),
+         "a second cut may reach a width that one cut cannot", composes=False),
     Case("shuffled_residual", lambda: around(Residual(own=False)), image, 0.5,
          "the sum with itself couples what is shuffled, again and again"),
     Case("shufflenet_v1", lambda: around(nn.Sequential(*(

@@ -372,7 +372,11 @@ def test_neither_goes_where_both_are_held():
 
 
 def test_parts_that_are_one_dimension_again_in_the_other_order():
-    """(2, 3) as (3, 2): nothing but the order changes, and columns still go."""
-    graph = checked(Heads(lambda x: x.transpose(1, 2)), image())
-    assert gone_with_first(graph) == [0, 3]
+    """(2, 3) as (3, 2) is a shuffle: any one of each part may go, and the width becomes 2."""
+    model = Heads(lambda x: x.transpose(1, 2))
+    graph = checked(model, image())
+    assert gone_with_first(graph) == [0]
     assert graph.coverage == 1
+    keep = np.ones(graph.num_channels, dtype=np.bool_)
+    keep[graph.sites[INTO][[0, 5]]] = False
+    assert make_plan(graph, keep).attributes["size"] == 2
