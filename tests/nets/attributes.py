@@ -150,11 +150,10 @@ ATTRIBUTES: tuple[Case, ...] = (
     Case("held_heads_product", lambda: around(Heads(fused=True)), image, 1.0, "heads x features"),
     Case("held_parts", lambda: around(Parts()), image, 1.0, "view(b, self.parts, self.width)"),
     Case("held_check", lambda: around(Checking()), image, 1.0, "compares with a held width"),
-    Case("held_shape", lambda: around(OwnNorm()), image, 1.0, "layer norm, shape held as a tuple",
-         composes=False),
+    Case("held_shape", lambda: around(OwnNorm()), image, 1.0, "layer norm, shape held as a tuple"),
     Case("held_groups", lambda: around(OwnDepthwise()), image, 1.0, "depthwise, groups held"),
     Case("held_few_groups", lambda: around(OwnDepthwise(16, 8)), image, 1.0, "groups of two"),
-    Case("held_arithmetic", lambda: around(Arithmetic()), image, 0.8, "2 · self.half"),
+    Case("held_arithmetic", lambda: around(Arithmetic()), image, 1.0, "2 · self.half"),
     Case("held_and_scaled", lambda: around(Scaled()), image, 0.5, "a width that is also a factor"),
     Case("held_new_tensors", lambda: around(Filled(), 16, 24), image, 1.0, "ones and expand"),
 )  # fmt: skip

@@ -241,11 +241,11 @@ SHUFFLING: tuple[Case, ...] = (
     staged("shuffled_swapped", lambda: shuffled_down(swapped), 16, "parts move between the views"),
     Case("shuffled_twice", two_stages, image, 0.97, "two stages, one after the other"),
     Case("shuffled_flat", flattened, image, 0.97, "flattened with its pixels"),
-    Case("unshuffled", lambda: around(stage(8, 3, shuffle=strided)), image, 0.7,
+    Case("unshuffled", lambda: around(stage(8, 3, shuffle=strided)), image, 0.97,
          "a second cut may reach a width that one cut cannot", composes=False),
-    Case("shuffled_residual", lambda: around(Residual(own=False)), image, 0.5,
+    Case("shuffled_residual", lambda: around(Residual(own=False)), image, 0.65,
          "the sum with itself couples what is shuffled, again and again"),
     Case("shufflenet_v1", lambda: around(nn.Sequential(*(
-        GroupedResidual(24, 3) for _ in range(2))), 24, 24), image, 0.3,
+        GroupedResidual(24, 3) for _ in range(2))), 24, 24), image, 0.63,
          "grouped convolutions around a shuffle"),
 )  # fmt: skip
