@@ -23,7 +23,7 @@ from gammaslim.errors import (
 )
 from gammaslim.files import load, save
 from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
-from gammaslim.penalties import L1, GroupLasso
+from gammaslim.penalties import L1, GroupLasso, Polarization
 from gammaslim.plan import Plan
 from gammaslim.pruning import Outcome, prune
 from gammaslim.rules.user import OperatorCall, rule
@@ -52,6 +52,7 @@ __all__ = [
     "PenaltyError",
     "Plan",
     "PlanError",
+    "Polarization",
     "RuleError",
     "ScoreError",
     "StaleGraphError",

@@ -3,5 +3,6 @@
 from gammaslim.penalties.base import Penalty
 from gammaslim.penalties.group_lasso import GroupLasso
 from gammaslim.penalties.l1 import L1
+from gammaslim.penalties.polarization import Polarization
 
-__all__ = ["L1", "GroupLasso", "Penalty"]
+__all__ = ["L1", "GroupLasso", "Penalty", "Polarization"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 from torch import Tensor
 
+from gammaslim.errors import PenaltyError
 from gammaslim.penalties.base import Penalty, check_number
 
 
@@ -21,13 +22,17 @@ class GroupLasso(Penalty):
     Args:
         strength: λ, per channel; finite, 0 or above.
         epsilon: keeps the term finite where a whole channel is zero; above 0.
+        reduce: ``"sum"`` is the formula, ``‖γ_c‖₂ = √(Σ γ²)``.  ``"mean"`` divides by
+            ``√(mean γ²)`` instead, as Torch-Pruning does: a channel of m scales is pulled √m times
+            as hard, so that each of its scales moves about as fast as a single one.
 
     Raises:
-        PenaltyError: ``strength`` is negative, NaN or infinite, or ``epsilon`` is not above 0.
+        PenaltyError: ``strength`` is negative, NaN or infinite, ``epsilon`` is not above 0, or
+            ``reduce`` is neither of the two.
 
     Example:
         >>> GroupLasso(1e-4)
-        GroupLasso(strength=0.0001, epsilon=1e-08)
+        GroupLasso(strength=0.0001, epsilon=1e-08, reduce='sum')
 
     Source: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023,
     arXiv 2301.12900 (there over weights; here over scales).
@@ -35,14 +40,22 @@ class GroupLasso(Penalty):
 
     strength: float
     epsilon: float = 1e-8
+    reduce: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be used."""
         check_number("GroupLasso", "strength", self.strength)
         check_number("GroupLasso", "epsilon", self.epsilon, positive=True)
+        if self.reduce not in ("sum", "mean"):
+            raise PenaltyError(
+                f"GroupLasso(reduce={self.reduce!r}) was asked; known are 'sum' and 'mean'."
+            )
 
     def gradient(self, scales: Tensor, channels: Tensor, num_channels: int) -> Tensor:
-        """``λ · γ / max(‖γ_c‖₂, ε)``, shape ``[n]``."""
+        """``λ · γ / max(‖γ_c‖₂, ε)``, or with ``√(mean γ²)`` in place of the norm; ``[n]``."""
         squares = scales.new_zeros(num_channels).scatter_add_(0, channels, scales * scales)
+        if self.reduce == "mean":
+            ones = scales.new_ones(()).expand_as(scales)
+            squares /= scales.new_zeros(num_channels).scatter_add_(0, channels, ones)
         factor = squares.sqrt_().clamp_(min=self.epsilon).reciprocal_().mul_(self.strength)
         return factor.index_select(0, channels).mul_(scales)
