@@ -23,7 +23,7 @@ from gammaslim.errors import (
 )
 from gammaslim.files import load, save
 from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
-from gammaslim.penalties import L1, GroupLasso, Polarization
+from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal
 from gammaslim.plan import Plan
 from gammaslim.pruning import Outcome, prune
 from gammaslim.rules.user import OperatorCall, rule
@@ -53,6 +53,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Polarization",
+    "Proximal",
     "RuleError",
     "ScoreError",
     "StaleGraphError",

@@ -22,19 +22,20 @@ from gammaslim.errors import (
     StaleGraphError,
 )
 from gammaslim.graph import BoolArray, ChannelGraph
-from gammaslim.penalties import Penalty
+from gammaslim.penalties import Penalty, Shrinkage
 from gammaslim.scores import scale_parameters
 
 
 def attach(
-    model: nn.Module, graph: ChannelGraph, optimizer: Optimizer, penalty: Penalty
+    model: nn.Module, graph: ChannelGraph, optimizer: Optimizer, penalty: Penalty | Shrinkage
 ) -> Attachment:
     """Let ``penalty`` act on the prunable scales at each ``optimizer.step()``.
 
     The term is added to the gradients by a step pre-hook: after the trainer has accumulated,
     unscaled and clipped them, or after the closure has made them.  Optimizers that unscale inside
     ``step`` get it multiplied by their ``grad_scale``.  The model is not modified, and scales
-    without a gradient at a step are left alone.
+    without a gradient at a step are left alone.  A penalty that shrinks values, such as
+    ``Proximal``, acts in a step post-hook instead, on what the step has made.
 
     Args:
         model: the network that ``graph`` was traced from, possibly wrapped (DDP, compiled).
@@ -56,30 +57,36 @@ def attach(
     Warns:
         GammaslimWarning: the optimizer does not own some of the trainable penalised scales.
     """
-    if not isinstance(penalty, Penalty):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(penalty, Penalty | Shrinkage):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PenaltyError(f"A penalty such as L1(1e-4) is needed; found {penalty!r}.")
     target = _innermost(optimizer)
     names = _penalised_names(graph)
+    if isinstance(penalty, Shrinkage) and penalty.shifts:
+        names += [graph.shifts[name] for name in names if name in graph.shifts]
     parameters = scale_parameters(model, graph, names)
     owned = _owned(target, names, parameters)
     _refuse_second(target, parameters)
-    layout = _Layout.of(graph, names, parameters, owned)
+    layout = _Layout.of(graph, names, parameters, owned, target)
     return Attachment(target, penalty, layout)
 
 
 class Attachment:
     """A penalty at work; made by :func:`attach`, ended by :meth:`detach`."""
 
-    def __init__(self, optimizer: Optimizer, penalty: Penalty, layout: _Layout) -> None:
+    def __init__(self, optimizer: Optimizer, penalty: Penalty | Shrinkage, layout: _Layout) -> None:
         """Hook into the optimizer; use :func:`attach`, which checks first."""
         self._penalty = penalty
         self._layout = layout
         self._optimizer_name = type(optimizer).__name__
-        self._hook: RemovableHandle | None = optimizer.register_step_pre_hook(self._before_step)
+        self._hook: RemovableHandle | None = (
+            optimizer.register_step_post_hook(self._after_step)
+            if isinstance(penalty, Shrinkage)
+            else optimizer.register_step_pre_hook(self._before_step)
+        )
         _ACTIVE.setdefault(optimizer, weakref.WeakSet()).add(self)
 
     @property
-    def penalty(self) -> Penalty:
+    def penalty(self) -> Penalty | Shrinkage:
         """The penalty given to :func:`attach`."""
         return self._penalty
 
@@ -140,7 +147,26 @@ class Attachment:
         return penalised
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        """Step post-hook."""
+        if not isinstance(self._penalty, Shrinkage):
+            return
+        layout = self._layout = self._layout.on_device()
+        values, rates = layout.gather(), layout.rates(optimizer)
+        factors = self._penalty.factors(values, layout.channels, layout.num_channels, rates)
+        if layout.free is not None:
+            factors = torch.where(layout.free, factors, 1.0)
+        skipped = getattr(
+            optimizer, "found_inf", None
+        )  # fused optimizers skip a step by themselves
+        if isinstance(skipped, Tensor):
+            factors = torch.where(skipped.to(factors.device) > 0, 1.0, factors)
+        layout.multiply(factors)
+
+    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def _add(self, optimizer: Optimizer) -> None:
+        if not isinstance(self._penalty, Penalty):
+            return
         layout = self._layout = self._layout.on_device()
         scales = layout.gather()
         term = self._penalty.gradient(scales, layout.channels, layout.num_channels)
@@ -171,6 +197,7 @@ class _Layout:
     owned: int
     widths: list[int]
     channels: Tensor
+    groups: Tensor
     num_channels: int
     free: Tensor | None
     scattered: bool
@@ -182,6 +209,7 @@ class _Layout:
         names: Sequence[str],
         parameters: Sequence[nn.Parameter],
         owned: BoolArray,
+        optimizer: Optimizer,
     ) -> _Layout:
         """Lay out these parameters, the owned ones first."""
         order: list[int] = np.argsort(~owned, kind="stable").tolist()
@@ -197,6 +225,9 @@ class _Layout:
             owned=int(owned.sum()),
             widths=[len(part) for part in ids],
             channels=torch.from_numpy(dense.astype(np.int64)).to(home),
+            groups=torch.tensor(_group_numbers(optimizer, ordered))
+            .repeat_interleave(torch.tensor([len(part) for part in ids]))
+            .to(home),
             num_channels=int(dense.max()) + 1,
             free=None if free.all() else torch.from_numpy(free).to(home),
             scattered=len({parameter.device for parameter in ordered}) > 1,
@@ -210,6 +241,7 @@ class _Layout:
         return replace(
             self,
             channels=self.channels.to(home),
+            groups=self.groups.to(home),
             free=None if self.free is None else self.free.to(home),
             scattered=len({parameter.device for parameter in self.parameters}) > 1,
         )
@@ -228,6 +260,23 @@ class _Layout:
             self._complain()
         # Squares of half-precision scales underflow.
         return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+
+    def rates(self, optimizer: Optimizer) -> Tensor | float:
+        """The learning rate, or ``[n]`` that of each value where parameter groups differ."""
+        rates = [group["lr"] for group in optimizer.param_groups]
+        if len(rates) == 1:
+            return rates[0]
+        home = self.channels.device
+        listed = torch.stack([torch.as_tensor(rate, device=home) for rate in rates])
+        return listed.index_select(0, self.groups)
+
+    def multiply(self, factors: Tensor) -> None:
+        """Multiply the owned parameters that are trained."""
+        pairs = zip(self.parameters[: self.owned], factors.split(self.widths), strict=False)
+        trained = [(p, part.to(p)) for p, part in pairs if p.requires_grad]
+        if trained:
+            values, parts = map(list, zip(*trained, strict=True))
+            torch._foreach_mul_(values, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def scatter(self, term: Tensor) -> None:
         """Add ``term`` to the gradients of the owned parameters that have one."""
@@ -306,6 +355,12 @@ def _owned(
             stacklevel=3,
         )
     return owned
+
+
+def _group_numbers(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
+    """The parameter group of each; 0 for one that the optimizer does not own."""
+    group_of = {id(p): n for n, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    return [group_of.get(id(parameter), 0) for parameter in parameters]
 
 
 def _refuse_second(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:

@@ -1,13 +1,16 @@
 """Penalties: their terms against a plain loop over channels, and the numbers they refuse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import gammaslim as gs
 from gammaslim.errors import PenaltyError
 from gammaslim.graph import FIXED
-from gammaslim.penalties import L1, GroupLasso, Polarization
+from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal
 from tests.unit.handmade import (
     INNER,
     WIDTH,
@@ -127,3 +130,80 @@ def test_fixed_indices_get_no_penalty():
     )
     found = step_gradients(model, graph, GroupLasso(0.5))["0.weight"]
     assert found.tolist() == [0.5, 0.0, 0.5]
+
+
+def net_of_two() -> tuple[nn.Module, object]:
+    """Two channels in one BatchNorm, and nothing else."""
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    graph = hand_graph(
+        shapes={"0.weight": (2,), "0.bias": (2,)},
+        sites={("0.weight", 0): np.array([0, 1]), ("0.bias", 0): np.array([0, 1])},
+        scales=["0.weight"],
+    )
+    return model, replace(graph, shifts={"0.weight": "0.bias"})
+
+
+def shrunk(penalty, *, lr=0.1, groups=None) -> list[list[float]]:
+    """Scales (3, 0.1) and shifts (4, 0) after one step without gradients to speak of."""
+    model, graph = net_of_two()
+    model[0].weight.data = torch.tensor([3.0, 0.1])
+    model[0].bias.data = torch.tensor([4.0, 0.0])
+    optimizer = torch.optim.SGD(groups(model) if groups else model.parameters(), lr=lr)
+    gs.attach(model, graph, optimizer, penalty)
+    optimizer.step()
+    return [model[0].weight.tolist(), model[0].bias.tolist()]
+
+
+def test_proximal_step_by_hand():
+    """‖(3, 4)‖ = 5 and ηλ = 0.5: times 0.9; 0.1 is less than 0.5: exactly zero."""
+    scales, shifts = shrunk(Proximal(5.0))
+    assert scales == pytest.approx([2.7, 0.0])
+    assert shifts == pytest.approx([3.6, 0.0])
+    assert scales[1] == 0.0
+
+
+def test_proximal_step_may_leave_shifts_alone():
+    """Then the vector is the scale alone: 3 − 0.5."""
+    scales, shifts = shrunk(Proximal(5.0, shifts=False))
+    assert scales == pytest.approx([2.5, 0.0])
+    assert shifts == [4.0, 0.0]
+
+
+def test_proximal_step_takes_each_group_s_learning_rate():
+    """Shifts learn ten times slower, so they shrink ten times less."""
+
+    def groups(model):
+        return [{"params": [model[0].weight]}, {"params": [model[0].bias], "lr": 0.01}]
+
+    scales, shifts = shrunk(Proximal(5.0), groups=groups)
+    assert scales == pytest.approx([2.7, 0.0])
+    assert shifts == pytest.approx([4.0 * 0.99, 0.0])
+
+
+def test_proximal_zeros_stay_zero_under_adam():
+    """The step lands on zero, whatever the preconditioner makes of small gradients."""
+    model, graph = net_of_two()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    gs.attach(model, graph, optimizer, Proximal(3.0))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        out = model(torch.randn(16, 2, generator=generator))
+        (out[:, 0] - 1).square().mean().backward()
+        optimizer.step()
+    assert model[0].weight[1] == 0
+    assert model[0].bias[1] == 0
+
+
+def test_proximal_step_leaves_frozen_channels_alone():
+    """Those that may not go keep their values."""
+    model, graph = residual_net(), residual_graph(WIDTH, INNER, frozen=(0, 5))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    gs.attach(model, graph, optimizer, Proximal(1e6))
+    optimizer.step()
+    for name in graph.scales:
+        free = graph.prunable[graph.sites[name, 0]]
+        after = dict(model.named_parameters())[name].detach()
+        assert torch.equal(after[~free], before[name][~free])
+        assert (after[free] == 0).all()

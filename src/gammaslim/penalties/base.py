@@ -1,4 +1,4 @@
-"""What a penalty is: a pure function on the flat vector of all penalised scales."""
+"""What penalties are: pure functions on the flat vector of all penalised scales."""
 
 from __future__ import annotations
 
@@ -30,6 +30,34 @@ class Penalty(ABC):
 
         Returns:
             ``[n]``, of the dtype and device of ``scales``.
+        """
+
+
+class Shrinkage(ABC):
+    """A penalty that acts on the values after each optimizer step, not on the gradients before.
+
+    Like :class:`Penalty` it sees one flat vector.  ``shifts``: the shifts of the penalised scales
+    belong to their channels' vectors too.
+    """
+
+    shifts: bool
+
+    @abstractmethod
+    def factors(
+        self, values: Tensor, channels: Tensor, num_channels: int, rates: Tensor | float
+    ) -> Tensor:
+        """By what each value is multiplied after an optimizer step.
+
+        Must neither change ``values`` nor wait for the device (no ``.item()``).
+
+        Args:
+            values: ``[n]`` floating, all scales, and shifts, one after the other.
+            channels: ``[n]`` int64 in ``0..num_channels-1``, the channel of each.
+            num_channels: how many channels those are.
+            rates: the learning rate, or ``[n]`` that of each value where they differ.
+
+        Returns:
+            ``[n]``, of the dtype and device of ``values``.
         """
 
 

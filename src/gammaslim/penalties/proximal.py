@@ -1,0 +1,55 @@
+"""The proximal step of the group lasso: exact zeros, whatever the optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from gammaslim.penalties.base import Shrinkage, check_number
+
+
+@final
+@dataclass(frozen=True)
+class Proximal(Shrinkage):
+    """After each step, ``v ← v · max(0, 1 − η λ / ‖v‖₂)`` for the vector v of each channel.
+
+    v holds all scales of a channel across all its BatchNorms, and their shifts; η is the learning
+    rate.  This is the proximal operator of ``η λ ‖v‖₂``: a subgradient step swings around zero,
+    this one lands on it and stays.  It does not touch gradients, so that neither an optimizer's
+    preconditioner nor gradient scaling or clipping changes what λ means.
+
+    Args:
+        strength: λ, per channel; finite, 0 or above.
+        shifts: also shrink the shifts; a channel of which both are zero is zero, and its removal
+            changes nothing.
+
+    Raises:
+        PenaltyError: ``strength`` is negative, NaN or infinite.
+
+    Example:
+        >>> Proximal(1e-3)
+        Proximal(strength=0.001, shifts=True)
+
+    Source: Parikh and Boyd, "Proximal Algorithms", Foundations and Trends in Optimization 2014,
+    section 6.5.4 (block soft thresholding); on scaling factors of networks: Huang and Wang,
+    "Data-Driven Sparse Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213.
+    """
+
+    strength: float
+    shifts: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a strength that cannot be used."""
+        check_number("Proximal", "strength", self.strength)
+
+    def factors(
+        self, values: Tensor, channels: Tensor, num_channels: int, rates: Tensor | float
+    ) -> Tensor:
+        """``max(0, 1 − η λ / ‖v‖₂)``, shape ``[n]``."""
+        squares = values.new_zeros(num_channels).scatter_add_(0, channels, values * values)
+        norms = squares.sqrt_().clamp_(min=torch.finfo(values.dtype).tiny)
+        shrunk = norms.reciprocal_().mul_(-self.strength).index_select(0, channels) * rates
+        return shrunk.add_(1).clamp_(min=0)
