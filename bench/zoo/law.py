@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -201,10 +202,8 @@ class CountingKept(TorchFunctionMode):
         kept = self.kept.get(id(weight))
         if kept is None or weight is None:
             return functional.layer_norm(input, list(normalized_shape), weight, bias, eps)
-        part = input.index_select(-1, kept)
-        shift = None if bias is None else bias[kept]
-        done = functional.layer_norm(part, [len(kept)], weight[kept], shift, eps)
-        return torch.zeros_like(input).index_copy(-1, kept, done)
+        narrowed = partial(functional.layer_norm, normalized_shape=[len(kept)], eps=eps)
+        return over_kept(narrowed, (input, weight, bias), kept, dim=-1)
 
     def group_norm(
         self,
@@ -219,10 +218,21 @@ class CountingKept(TorchFunctionMode):
         if kept is None or weight is None:
             return functional.group_norm(input, num_groups, weight, bias, eps)
         groups = len(np.unique(kept.numpy() // (len(weight) // num_groups)))
-        part = input.index_select(1, kept)
-        shift = None if bias is None else bias[kept]
-        done = functional.group_norm(part, groups, weight[kept], shift, eps)
-        return torch.zeros_like(input).index_copy(1, kept, done)
+        narrowed = partial(functional.group_norm, num_groups=groups, eps=eps)
+        return over_kept(narrowed, (input, weight, bias), kept, dim=1)
+
+
+def over_kept(
+    norm: Callable[..., Tensor],
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    kept: Tensor,
+    dim: int,
+) -> Tensor:
+    """A normalisation of the kept channels along ``dim``, and zero at all others."""
+    whole, weight, bias = tensors
+    shift = None if bias is None else bias[kept]
+    done = norm(whole.index_select(dim, kept), weight=weight[kept], bias=shift)
+    return torch.zeros_like(whole).index_copy(dim, kept, done)
 
 
 def rollable(name: str, tensor: Tensor, dim: int) -> bool:

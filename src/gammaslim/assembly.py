@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -148,12 +148,12 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     """Number the classes that hold a slice of a named tensor, leaving out kernel sizes."""
     for counted in findings.store.inexact if exact else ():
         findings.store.freeze(counted, findings.reason(INEXACT))
-    resolved = resolve(findings.store, _labelled(labels), _seen(findings))
+    dims = _labelled(labels)
+    resolved = resolve(findings.store, dims, _seen(findings))
     last = findings.reason(LAST)
     texts = tuple(findings.reasons)
     kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
     named = np.zeros(len(resolved.reasons), dtype=np.bool_)
-    dims = [dim for own in labels.values() for dim in own.dims if dim is not None]
     named[resolved.classes[np.concatenate(dims)]] = True
     chosen = named & ~np.isin(resolved.reasons, kernel)
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
@@ -161,11 +161,12 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
     channels = Channels(table, reasons, inexact, texts, resolved.variables, resolved.arrangement)
     arrangement = resolved.arrangement.mapped(channels.of)
-    _keep_last(channels, labels, last)
+    _keep_last(channels, dims, last)
     return replace(channels, arrangement=arrangement)
 
 
 def _labelled(labels: Mapping[str, TensorLabels]) -> list[IntArray]:
+    """The label arrays of all named tensors."""
     return [dim for own in labels.values() for dim in own.dims if dim is not None]
 
 
@@ -178,15 +179,12 @@ def _seen(findings: Findings) -> list[IntArray]:
     return list(distinct.values())
 
 
-def _keep_last(channels: Channels, labels: Mapping[str, TensorLabels], last: int) -> None:
+def _keep_last(channels: Channels, dims: Sequence[IntArray], last: int) -> None:
     """A channel that fills a whole dimension by itself can never go."""
-    for own in labels.values():
-        for dim in own.dims:
-            if dim is None:
-                continue
-            ids = channels.of(dim)
-            if ids[0] == ids[-1] >= 0 and channels.reasons[ids[0]] < 0 and (ids == ids[0]).all():
-                channels.reasons[ids[0]] = last
+    for dim in dims:
+        ids = channels.of(dim)
+        if ids[0] == ids[-1] >= 0 and channels.reasons[ids[0]] < 0 and (ids == ids[0]).all():
+            channels.reasons[ids[0]] = last
 
 
 def _sites(channels: Channels, labels: Mapping[str, TensorLabels]) -> dict[Site, IntArray]:

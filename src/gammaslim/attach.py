@@ -156,9 +156,8 @@ class Attachment:
         factors = self._penalty.factors(values, layout.channels, layout.num_channels, rates)
         if layout.free is not None:
             factors = torch.where(layout.free, factors, 1.0)
-        skipped = getattr(
-            optimizer, "found_inf", None
-        )  # fused optimizers skip a step by themselves
+        # Fused optimizers skip a step by themselves where gradients overflowed.
+        skipped = getattr(optimizer, "found_inf", None)
         if isinstance(skipped, Tensor):
             factors = torch.where(skipped.to(factors.device) > 0, 1.0, factors)
         layout.multiply(factors)
@@ -215,6 +214,7 @@ class _Layout:
         order: list[int] = np.argsort(~owned, kind="stable").tolist()
         ordered = tuple(parameters[index] for index in order)
         ids = [graph.sites[(names[index], 0)] for index in order]
+        widths = [len(part) for part in ids]
         flat = np.concatenate(ids)
         _, dense = np.unique(flat, return_inverse=True)
         free = _free(graph, flat)
@@ -223,11 +223,9 @@ class _Layout:
             names=tuple(names[index] for index in order),
             parameters=ordered,
             owned=int(owned.sum()),
-            widths=[len(part) for part in ids],
+            widths=widths,
             channels=torch.from_numpy(dense.astype(np.int64)).to(home),
-            groups=torch.tensor(_group_numbers(optimizer, ordered))
-            .repeat_interleave(torch.tensor([len(part) for part in ids]))
-            .to(home),
+            groups=torch.from_numpy(np.repeat(_group_numbers(optimizer, ordered), widths)).to(home),
             num_channels=int(dense.max()) + 1,
             free=None if free.all() else torch.from_numpy(free).to(home),
             scattered=len({parameter.device for parameter in ordered}) > 1,

@@ -57,10 +57,11 @@ class Terms:
         variables = tuple((v, share) for v, share in shares.items() if share)
         return Terms(self.parts + other.parts, self.constant + other.constant, variables)
 
-    def counts(self, target: IntArray) -> bool:
-        """Whether this is no more than the number of these labels."""
+    @property
+    def counted(self) -> IntArray | None:
+        """The labels whose number this is and nothing more; ``None`` where there is more to it."""
         lone = len(self.parts) == 1 and not self.constant and not self.variables
-        return lone and self.parts[0][1] == 1 and np.array_equal(self.parts[0][0], target)
+        return self.parts[0][0] if lone and self.parts[0][1] == 1 else None
 
     def minus(self, other: Terms) -> Terms:
         """The difference of two sizes."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import PlanError
-from gammaslim.sequences import Arrangement, order_of
+from gammaslim.sequences import Arrangement, order_of, unsorted
 
 if TYPE_CHECKING:
     from gammaslim.plan import Plan
@@ -271,8 +271,7 @@ class ChannelGraph:
         """For every site whose kept slices must stand in another order than sorted: which."""
         indices, orders = self.survivors(keep), dict[Site, IntArray]()
         for site, ids in self.sites.items() if self.arrangement.steps else ():
-            order = np.argsort(np.argsort(indices(ids)))
-            if (np.diff(order) < 0).any():
+            if (order := unsorted(indices(ids))) is not None:
                 orders[site] = order
         return orders
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import random
 from collections.abc import Generator
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from gammaslim.errors import StaleGraphError, TraceError
 from gammaslim.graph import ChannelGraph
+from gammaslim.sources import caller_of
 
 SEED = 0
 
@@ -127,10 +127,7 @@ class ModeFlag(int):
 
     def _noted(self) -> None:
         """PyTorch's own modules may ask without being noted: they keep their shapes."""
-        caller = inspect.currentframe()
-        while caller is not None and caller.f_globals.get("__name__") == __name__:
-            caller = caller.f_back
-        if caller is None or not caller.f_globals.get("__name__", "").startswith("torch."):
+        if not caller_of(__name__).startswith("torch."):
             self.asked = True
 
     def __bool__(self) -> bool:

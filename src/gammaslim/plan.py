@@ -12,6 +12,7 @@ import numpy as np
 
 from gammaslim.errors import PlanError
 from gammaslim.graph import IntArray, Site
+from gammaslim.sequences import unsorted
 
 VERSION = 2
 READABLE = (1, 2)
@@ -154,12 +155,12 @@ def arranged_plan(
     attributes: Mapping[str, AttributeValue],
 ) -> Plan:
     """The plan of which ``stays`` holds the kept indices, in the order of the cut tensors."""
-    ranks = {site: np.argsort(np.argsort(indices)) for site, indices in stays.items()}
+    orders = {site: unsorted(indices) for site, indices in stays.items()}
     return Plan(
         {site: np.sort(indices) for site, indices in stays.items()},
         sizes,
         attributes,
-        {site: rank for site, rank in ranks.items() if (np.diff(rank) < 0).any()},
+        {site: order for site, order in orders.items() if order is not None},
     )
 
 

@@ -247,10 +247,8 @@ class Recorder:
         """Labels for a new dimension whose length the code gave as ``given``."""
         if not isinstance(given, Size):
             return None
-        parts = given.terms.parts
-        rest = given.terms.constant or given.terms.variables
-        if len(parts) == 1 and parts[0][1] == 1 and not rest:
-            return parts[0][0]
+        if (counted := given.terms.counted) is not None:
+            return counted
         labels = self.store.fresh(length)
         self.demand(labels, given)
         return labels
@@ -260,7 +258,8 @@ class Recorder:
         fixed = int(np.count_nonzero(target < 0))
         terms = given.terms.plus(Terms((), -_ONE * fixed))
         labels = target[target >= 0]
-        if not terms.counts(labels):
+        counted = terms.counted
+        if counted is None or not np.array_equal(counted, labels):
             names = ", ".join(str(variable) for variable, _ in given.terms.variables)
             source = f"from {names} " if names else ""
             reason = self.reason(f"the code computes {source}another size than is left")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,7 +13,7 @@ from gammaslim.classes import Classes, Resolved
 from gammaslim.demands import Terms, compared, equal_counts, solve
 from gammaslim.families import Family, Nodes, closed, shuffled_families
 from gammaslim.graph import BoolArray, IntArray
-from gammaslim.labels import LabelStore, Partition
+from gammaslim.labels import LabelStore
 from gammaslim.sequences import Arrangement, Balance, Shuffle, Step
 
 
@@ -42,19 +42,22 @@ def resolve(
         if id(partition) not in done:
             classes.settle(partition)
     variables = solve(store.demands, store.pinned, classes, balanced)
-    settled = [partition for partition in store.partitions if id(partition) in done]
-    variables = {v: _counted_in_rows(terms, settled) for v, terms in variables.items()}
+    rows = {
+        partition.columns[0].tobytes(): partition.rows[0]
+        for partition in store.partitions
+        if id(partition) in done and partition.columns[0] is not None
+    }
+    variables = {v: _counted_in_rows(terms, rows) for v, terms in variables.items()}
     if store.inexact:
         classes.inexact[classes.find(np.concatenate(store.inexact))] = True
     return classes.resolved(arrangement, variables)
 
 
-def _counted_in_rows(terms: Terms, balanced: Sequence[Partition]) -> Terms:
+def _counted_in_rows(terms: Terms, rows_of: Mapping[bytes, IntArray]) -> Terms:
     """The same size, where it counts the columns of balanced parts: a share of all their rows."""
-    columns = {p.columns[0].tobytes(): p.rows[0] for p in balanced if p.columns[0] is not None}
     parts: list[tuple[IntArray, Fraction]] = []
     for labels, share in terms.parts:
-        rows = columns.get(labels.tobytes())
+        rows = rows_of.get(labels.tobytes())
         parts.append((labels, share) if rows is None else (rows.ravel(), share / len(rows)))
     return Terms(tuple(parts), terms.constant)
 

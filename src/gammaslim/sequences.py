@@ -136,6 +136,12 @@ class Arrangement:
         return {before.tobytes(): after for before, after in pairs}
 
 
+def unsorted(indices: IntArray) -> IntArray | None:
+    """The permutation that puts sorted indices in this order; ``None`` where they are sorted."""
+    ranks = np.argsort(np.argsort(indices))
+    return ranks if (np.diff(ranks) < 0).any() else None
+
+
 def order_of(ids: IntArray, sequence: IntArray) -> IntArray:
     """The permutation ``p`` with ``ids[p] = sequence``; equal entries keep their order."""
     order = np.empty(len(ids), dtype=np.int64)

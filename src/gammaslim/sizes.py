@@ -9,7 +9,6 @@ that somebody wrote down, and cannot follow.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gammaslim.demands import Terms, Variable
+from gammaslim.sources import caller_of
 
 
 class Watcher(Protocol):
@@ -163,7 +163,8 @@ class Size(int):
     def __eq__(self, other: object) -> bool:
         """Equal sizes must stay equal, because the network's code may go by it."""
         equal = int.__eq__(self, other) is True
-        asked = equal and self.watcher.live and not _asked_by_a_library()
+        # What PyTorch's or our own code compares, nothing goes by that could change.
+        asked = equal and self.watcher.live and not caller_of(__name__).startswith(_LIBRARIES)
         if asked and isinstance(other, int):
             self.watcher.equated(self.terms.minus(_terms(other)))
         return equal
@@ -187,14 +188,6 @@ def _terms(value: int) -> Terms:
     if isinstance(value, Size) and value.watcher.live:
         return value.terms
     return Terms(constant=Fraction(int(value)))
-
-
-def _asked_by_a_library() -> bool:
-    """Whether PyTorch's or our own code compares, which goes by nothing that could change."""
-    caller = inspect.currentframe()
-    while caller is not None and caller.f_globals.get("__name__") == __name__:
-        caller = caller.f_back
-    return caller is None or caller.f_globals.get("__name__", "").startswith(_LIBRARIES)
 
 
 _LIBRARIES = ("torch.", "gammaslim.")

@@ -20,6 +20,14 @@ _NOT_THE_USER = (
 _INSTALLED = ("site-packages", "dist-packages")
 
 
+def caller_of(module: str) -> str:
+    """The module of the code that called, or read something of, the module of this name."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") in (__name__, module):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_globals.get("__name__", "")
+
+
 def packages_of(model: nn.Module) -> frozenset[str]:
     """The top-level packages that the classes of a network's modules come from, without torch."""
     found = {type(module).__module__ for module in model.modules()}

@@ -60,17 +60,16 @@ def _grouped(
     rows: tuple[IntArray, ...] = (inputs.reshape(groups, -1), outputs.reshape(groups, -1))
     given = _followed_groups(recorder)
     whole = given is not None or _owns_groups(recorder, groups)
+    counted = inputs
     if whole and len(inputs) == groups:  # depthwise: every group is one channel
         partition = Partition(rows, columns, whole, reason, goes_whole=True)
         recorder.store.unite(np.repeat(inputs, len(outputs) // groups), outputs)
-        counted = inputs
     else:
-        counted = recorder.store.fresh(groups)
         if given is not None:  # one label per group, which a cut of columns keeps
+            counted = recorder.store.fresh(groups)
             rows = (*rows, counted[:, None])
             columns = (*columns, np.array([fixed_code(reason)]))
-        partition = Partition(rows, columns, whole, reason)
-        partition = recorder.store.partition(partition)
+        partition = recorder.store.partition(Partition(rows, columns, whole, reason))
     if given is not None:
         recorder.demand(counted, given)
     return inputs, outputs, partition
