@@ -110,9 +110,7 @@ def test_what_it_leaves_behind_serves_scores_select_and_prune(tmp_path):
     module, running = fit(tmp_path, slimming)
     scores = gs.scores(slimming.network, slimming.graph)
     plan = gs.select(slimming.graph, scores, remove_channels=0.5)
-    outcome = gs.prune(
-        slimming.network, slimming.graph, plan, optimizer=running.optimizers[0]
-    )
+    outcome = gs.prune(slimming.network, slimming.graph, plan, optimizer=running.optimizers[0])
     assert outcome.after.macs < outcome.before.macs
     assert module.net.bn_stem.num_features == 8
     assert module.net.bn_down.num_features == 3

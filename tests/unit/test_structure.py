@@ -25,7 +25,7 @@ LAYERS = (
     {"surgery", "running", "verify", "pruning"},
     {"files"},
     {"report"},
-    {"specs", "demo", "cli"},
+    {"specs", "demo", "cli", "integrations"},
 )
 """Lowest first: a file imports from its own layer and those before it."""
 
@@ -39,6 +39,10 @@ EXTRAS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "tensorboard",
+    "transformers",
+    "accelerate",
+    "ultralytics",
 )
 
 PUBLIC = [

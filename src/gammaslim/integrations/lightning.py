@@ -43,7 +43,7 @@ class Slimming(Session, Callback):
         PenaltyError: ``penalty`` is neither a penalty nor a function that makes one.
     """
 
-    def __init__(  # noqa: PLR0913 -- all but the first are options
+    def __init__(
         self,
         penalty: PenaltySource,
         example_inputs: Any = None,
