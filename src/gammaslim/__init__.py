@@ -4,7 +4,10 @@ The pipeline is ``trace → train with a penalty → scores → select → prune
 makes a frozen record for the next.
 """
 
-from gammaslim.attach import Attachment, attach
+from gammaslim import schedules
+from gammaslim.attach import attach
+from gammaslim.attachment import Attachment
+from gammaslim.costs import channel_costs
 from gammaslim.errors import (
     FileFormatError,
     GammaslimError,
@@ -22,23 +25,41 @@ from gammaslim.errors import (
     VerificationError,
 )
 from gammaslim.files import load, save
+from gammaslim.forecasting import Forecast
 from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
-from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal
+from gammaslim.param_groups import param_groups
+from gammaslim.penalties import (
+    L1,
+    Budget,
+    CostWeighted,
+    GroupLasso,
+    Penalty,
+    Polarization,
+    Proximal,
+    Scales,
+    Shrinkage,
+    cost_weighted,
+)
 from gammaslim.plan import Plan
 from gammaslim.pruning import Outcome, prune
 from gammaslim.rules.user import OperatorCall, rule
 from gammaslim.scores import scores
 from gammaslim.select import select
+from gammaslim.suggesting import suggest_strength
 from gammaslim.tracing import trace
+from gammaslim.watching import Stats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "L1",
     "Attachment",
+    "Budget",
     "ChannelGraph",
     "Cost",
+    "CostWeighted",
     "FileFormatError",
+    "Forecast",
     "Frozen",
     "GammaslimError",
     "GammaslimWarning",
@@ -49,23 +70,32 @@ __all__ = [
     "OperatorCall",
     "OptimizerError",
     "Outcome",
+    "Penalty",
     "PenaltyError",
     "Plan",
     "PlanError",
     "Polarization",
     "Proximal",
     "RuleError",
+    "Scales",
     "ScoreError",
+    "Shrinkage",
     "StaleGraphError",
+    "Stats",
     "TargetError",
     "TraceError",
     "VerificationError",
     "attach",
+    "channel_costs",
+    "cost_weighted",
     "load",
+    "param_groups",
     "prune",
     "rule",
     "save",
+    "schedules",
     "scores",
     "select",
+    "suggest_strength",
     "trace",
 ]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from gammaslim.attachment import ACTIVE, Attachment, Part
 from gammaslim.errors import (
     GammaslimWarning,
     NothingToPruneError,
@@ -21,301 +17,124 @@ from gammaslim.errors import (
     PenaltyError,
     StaleGraphError,
 )
+from gammaslim.forecasting import Rates
 from gammaslim.graph import BoolArray, ChannelGraph
-from gammaslim.penalties import Penalty, Shrinkage
-from gammaslim.scores import scale_parameters
+from gammaslim.layout import Atlas, Layout, free_channels
+from gammaslim.modules import named_tensors, unwrap
+from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Shrinkage
+from gammaslim.scores import FloatArray, scale_parameters
 
 
-def attach(
-    model: nn.Module, graph: ChannelGraph, optimizer: Optimizer, penalty: Penalty | Shrinkage
+def attach(  # noqa: PLR0913 -- what a user may want to say is keyword-only
+    model: nn.Module,
+    graph: ChannelGraph,
+    optimizer: Optimizer | Sequence[Optimizer],
+    penalty: AnyPenalty,
+    *,
+    total_steps: int | None = None,
+    lr: Rates | None = None,
+    ema: nn.Module | None = None,
 ) -> Attachment:
     """Let ``penalty`` act on the prunable scales at each ``optimizer.step()``.
 
-    The term is added to the gradients by a step pre-hook: after the trainer has accumulated,
-    unscaled and clipped them, or after the closure has made them.  Optimizers that unscale inside
+    A gradient term is added by a step pre-hook: after the trainer has accumulated, unscaled and
+    clipped the gradients, or after the closure has made them.  Optimizers that unscale inside
     ``step`` get it multiplied by their ``grad_scale``.  The model is not modified, and scales
-    without a gradient at a step are left alone.  A penalty that shrinks values, such as
-    ``Proximal``, acts in a step post-hook instead, on what the step has made.
+    without a gradient at a step are left alone.  What shrinks values (``Proximal``, ``Budget``)
+    acts in a step post-hook instead, on what the step has made.
 
     Args:
-        model: the network that ``graph`` was traced from, possibly wrapped (DDP, compiled).
+        model: the network that ``graph`` was traced from, possibly wrapped (DDP, compiled) or
+            sharded since (FSDP2).
         graph: its channels; the scales of prunable ones are penalised.
-        optimizer: the one that trains those scales.
-        penalty: for instance ``L1(1e-4)``.
+        optimizer: the one that trains those scales, or a list of those that do.
+        penalty: for instance ``L1(1e-4)`` or ``Budget(keep_macs=0.5, steps=10_000)``.
+        total_steps: how many optimizer steps the training will have; with it, the forecast is made
+            at once, and a strength that cannot bring scales to zero is warned about.
+        lr: the learning rate over those steps, see :meth:`Attachment.forecast`.
+        ema: a copy of the network that averages its weights (``AveragedModel``, or any module with
+            the same parameter names): it gets the same exact zeros.
 
     Returns:
         A handle; ``.detach()`` ends it, as does leaving it as a context manager.
 
     Raises:
-        PenaltyError: ``penalty`` is not a penalty.
+        PenaltyError: ``penalty`` is not a penalty, or takes more than ``total_steps``.
+        TargetError: a budget cannot be met; the text names the lowest that can.
         NothingToPruneError: no prunable channel holds a scale.
         StaleGraphError: the network no longer has the shapes that ``graph`` recorded.  Also
             raised by ``optimizer.step()`` if the network is cut while attached.
-        OptimizerError: the optimizer would move none of the penalised scales, or is penalising
-            some of them already.
+        OptimizerError: the optimizer would move none of the penalised scales (a budget: not all),
+            or is penalising some of them already.
 
     Warns:
-        GammaslimWarning: the optimizer does not own some of the trainable penalised scales.
+        GammaslimWarning: the optimizer does not own some of the trainable penalised scales, or
+            the forecast says that they will not reach zero.
     """
-    if not isinstance(penalty, Penalty | Shrinkage):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(penalty, AnyPenalty):
         raise PenaltyError(f"A penalty such as L1(1e-4) is needed; found {penalty!r}.")
-    target = _innermost(optimizer)
-    names = _penalised_names(graph)
-    if isinstance(penalty, Shrinkage) and penalty.shifts:
-        names += [graph.shifts[name] for name in names if name in graph.shifts]
-    parameters = scale_parameters(model, graph, names)
-    owned = _owned(target, names, parameters)
-    _refuse_second(target, parameters)
-    layout = _Layout.of(graph, names, parameters, owned, target)
-    return Attachment(target, penalty, layout)
+    optimizers = _innermost_of_each(optimizer)
+    inner = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
+    names, parameters = penalised_tensors(model, graph, inner)
+    owned = _owned(optimizers, names, parameters, whole=isinstance(inner, Budget))
+    _refuse_second(optimizers, parameters)
+    weights = penalty.weights if isinstance(penalty, CostWeighted) else None
+    parts = [
+        Part(each, lay_out(graph, names, parameters, each, weights))
+        for each, mine in zip(optimizers, owned, strict=True)
+        if mine.any()
+    ]
+    copies = None if ema is None else _copies(ema, parts[-1].layout.atlas)
+    handle = Attachment(penalty, graph, parts, copies)
+    if total_steps is not None:
+        _warn_of_forecast(handle, total_steps, lr)
+    return handle
 
 
-class Attachment:
-    """A penalty at work; made by :func:`attach`, ended by :meth:`detach`."""
+def penalised_tensors(
+    model: nn.Module, graph: ChannelGraph, penalty: object
+) -> tuple[list[str], list[nn.Parameter]]:
+    """The scale tensors, and shift tensors if it wants them, that a penalty acts on.
 
-    def __init__(self, optimizer: Optimizer, penalty: Penalty | Shrinkage, layout: _Layout) -> None:
-        """Hook into the optimizer; use :func:`attach`, which checks first."""
-        self._penalty = penalty
-        self._layout = layout
-        self._optimizer_name = type(optimizer).__name__
-        self._hook: RemovableHandle | None = (
-            optimizer.register_step_post_hook(self._after_step)
-            if isinstance(penalty, Shrinkage)
-            else optimizer.register_step_pre_hook(self._before_step)
-        )
-        _ACTIVE.setdefault(optimizer, weakref.WeakSet()).add(self)
-
-    @property
-    def penalty(self) -> Penalty | Shrinkage:
-        """The penalty given to :func:`attach`."""
-        return self._penalty
-
-    @property
-    def active(self) -> bool:
-        """Whether the penalty still acts."""
-        return self._hook is not None
-
-    def detach(self) -> None:
-        """Stop penalising; nothing happens the second time."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
-    def covers(self, parameters: Sequence[nn.Parameter]) -> bool:
-        """Whether it is active on any of these parameters."""
-        mine = {id(parameter) for parameter in self._layout.parameters}
-        return self.active and any(id(parameter) in mine for parameter in parameters)
-
-    def __enter__(self) -> Self:
-        """The handle itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Detach."""
-        self.detach()
-
-    def __repr__(self) -> str:
-        """A one-line summary."""
-        layout = self._layout
-        state = "" if self.active else ", detached"
-        return (
-            f"Attachment({self._penalty!r} on {layout.owned} of {len(layout.parameters)} scale "
-            f"tensors ({sum(layout.widths)} scales) in {self._optimizer_name}{state})"
-        )
-
-    def _before_step(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Step pre-hook.  ``args[0]`` is the optimizer itself."""
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            self._add(optimizer)
-            return None
-        # The closure zeroes and refills the gradients inside step (Lightning, LBFGS), so a term
-        # added now would be lost.
-        wrapped = self._after(optimizer, closure)
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": wrapped}
-        return (*args[:1], wrapped, *args[2:]), kwargs
-
-    def _after(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
-        def penalised() -> Any:
-            loss = closure()
-            self._add(optimizer)
-            return loss
-
-        return penalised
-
-    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
-        """Step post-hook."""
-        if not isinstance(self._penalty, Shrinkage):
-            return
-        layout = self._layout = self._layout.on_device()
-        values, rates = layout.gather(), layout.rates(optimizer)
-        factors = self._penalty.factors(values, layout.channels, layout.num_channels, rates)
-        if layout.free is not None:
-            factors = torch.where(layout.free, factors, 1.0)
-        # Fused optimizers skip a step by themselves where gradients overflowed.
-        skipped = getattr(optimizer, "found_inf", None)
-        if isinstance(skipped, Tensor):
-            factors = torch.where(skipped.to(factors.device) > 0, 1.0, factors)
-        layout.multiply(factors)
-
-    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
-    def _add(self, optimizer: Optimizer) -> None:
-        if not isinstance(self._penalty, Penalty):
-            return
-        layout = self._layout = self._layout.on_device()
-        scales = layout.gather()
-        term = self._penalty.gradient(scales, layout.channels, layout.num_channels)
-        if layout.free is not None:
-            term = term * layout.free
-        grad_scale = getattr(optimizer, "grad_scale", None)
-        if isinstance(grad_scale, Tensor):
-            term = term * grad_scale.to(term.device)
-        layout.scatter(term)
-
-
-_ACTIVE: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Attachment]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """Where each penalised scale lies in the flat vector ``[n]``.
-
-    The first ``owned`` parameters belong to the optimizer; the others are only read, since they
-    are part of their channels' norms.  ``channels`` ``[n]`` counts densely from 0; ``free``
-    ``[n]`` is 0 at scales that may not go, or ``None`` if there are none.
+    Raises:
+        NothingToPruneError: no prunable channel holds a scale.
+        StaleGraphError: the network no longer has the shapes that ``graph`` recorded.
     """
-
-    names: tuple[str, ...]
-    parameters: tuple[nn.Parameter, ...]
-    owned: int
-    widths: list[int]
-    channels: Tensor
-    groups: Tensor
-    num_channels: int
-    free: Tensor | None
-    scattered: bool
-
-    @classmethod
-    def of(
-        cls,
-        graph: ChannelGraph,
-        names: Sequence[str],
-        parameters: Sequence[nn.Parameter],
-        owned: BoolArray,
-        optimizer: Optimizer,
-    ) -> _Layout:
-        """Lay out these parameters, the owned ones first."""
-        order: list[int] = np.argsort(~owned, kind="stable").tolist()
-        ordered = tuple(parameters[index] for index in order)
-        ids = [graph.sites[(names[index], 0)] for index in order]
-        widths = [len(part) for part in ids]
-        flat = np.concatenate(ids)
-        _, dense = np.unique(flat, return_inverse=True)
-        free = _free(graph, flat)
-        home = ordered[0].device
-        return cls(
-            names=tuple(names[index] for index in order),
-            parameters=ordered,
-            owned=int(owned.sum()),
-            widths=widths,
-            channels=torch.from_numpy(dense.astype(np.int64)).to(home),
-            groups=torch.from_numpy(np.repeat(_group_numbers(optimizer, ordered), widths)).to(home),
-            num_channels=int(dense.max()) + 1,
-            free=None if free.all() else torch.from_numpy(free).to(home),
-            scattered=len({parameter.device for parameter in ordered}) > 1,
-        )
-
-    def on_device(self) -> _Layout:
-        """This layout where its parameters are now; they may have moved since (``model.to``)."""
-        if self.parameters[0].device == self.channels.device:
-            return self
-        home = self.parameters[0].device
-        return replace(
-            self,
-            channels=self.channels.to(home),
-            groups=self.groups.to(home),
-            free=None if self.free is None else self.free.to(home),
-            scattered=len({parameter.device for parameter in self.parameters}) > 1,
-        )
-
-    def gather(self) -> Tensor:
-        """All scales as one vector ``[n]``, at least in single precision.
-
-        Raises:
-            StaleGraphError: there are not as many as there were when attached.
-        """
-        parts: Sequence[Tensor] = self.parameters
-        if self.scattered:
-            parts = [part.to(self.channels.device) for part in parts]
-        flat = torch.cat(tuple(parts))
-        if flat.numel() != self.channels.numel():
-            self._complain()
-        # Squares of half-precision scales underflow.
-        return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
-
-    def rates(self, optimizer: Optimizer) -> Tensor | float:
-        """The learning rate, or ``[n]`` that of each value where parameter groups differ."""
-        rates = [group["lr"] for group in optimizer.param_groups]
-        if len(rates) == 1:
-            return rates[0]
-        home = self.channels.device
-        listed = torch.stack([torch.as_tensor(rate, device=home) for rate in rates])
-        return listed.index_select(0, self.groups)
-
-    def multiply(self, factors: Tensor) -> None:
-        """Multiply the owned parameters that are trained."""
-        pairs = zip(self.parameters[: self.owned], factors.split(self.widths), strict=False)
-        trained = [(p, part.to(p)) for p, part in pairs if p.requires_grad]
-        if trained:
-            values, parts = map(list, zip(*trained, strict=True))
-            torch._foreach_mul_(values, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-    def scatter(self, term: Tensor) -> None:
-        """Add ``term`` to the gradients of the owned parameters that have one."""
-        grads: list[Tensor] = []
-        terms: list[Tensor] = []
-        for parameter, part in zip(
-            self.parameters[: self.owned], term.split(self.widths), strict=False
-        ):
-            if parameter.grad is not None:
-                grads.append(parameter.grad)
-                terms.append(part)
-        if self.scattered:
-            terms = [part.to(grad.device) for part, grad in zip(terms, grads, strict=True)]
-        if grads:
-            torch._foreach_add_(grads, terms)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-
-    def _complain(self) -> None:
-        name, parameter, width = next(
-            (name, parameter, width)
-            for name, parameter, width in zip(self.names, self.parameters, self.widths, strict=True)
-            if parameter.numel() != width
-        )
-        raise StaleGraphError(
-            f"A penalty was attached when {name!r} had {width} scales; now it has "
-            f"{parameter.numel()}: the network was cut meanwhile. Detach, trace the network "
-            "again and attach with the new graph."
-        )
-
-
-def _penalised_names(graph: ChannelGraph) -> list[str]:
-    names = [name for name in graph.scales if _free(graph, graph.sites[(name, 0)]).any()]
+    names = [name for name in graph.scales if free_channels(graph, graph.sites[(name, 0)]).any()]
     if not names:
         raise NothingToPruneError(
             f"A penalty needs prunable channels that hold a BatchNorm scale; of the network's "
             f"{len(graph.scales)} scale tensors none has any. graph.frozen says why."
         )
-    return names
+    if isinstance(penalty, Budget) or (isinstance(penalty, Shrinkage) and penalty.shifts):
+        names += [graph.shifts[name] for name in names if name in graph.shifts]
+    return names, scale_parameters(model, graph, names)
 
 
-def _free(graph: ChannelGraph, channels: np.ndarray[Any, Any]) -> BoolArray:
-    return (channels >= 0) & graph.prunable[np.maximum(channels, 0)]
+def lay_out(
+    graph: ChannelGraph,
+    names: Sequence[str],
+    parameters: Sequence[nn.Parameter],
+    optimizer: Optimizer,
+    weights: FloatArray | None = None,
+) -> Layout:
+    """The flat vector of these parameters, those that the optimizer owns first."""
+    owned = _held(optimizer, parameters)
+    order: list[int] = np.argsort(~owned, kind="stable").tolist()
+    atlas = Atlas.of(graph, [names[index] for index in order])
+    ordered = [parameters[index] for index in order]
+    return Layout.of(atlas, ordered, int(owned.sum()), optimizer, weights)
+
+
+def _held(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> BoolArray:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return np.array([id(parameter) in held for parameter in parameters], dtype=np.bool_)
+
+
+def _innermost_of_each(optimizer: object) -> list[Optimizer]:
+    if isinstance(optimizer, list | tuple) and optimizer:
+        return [_innermost(each) for each in optimizer]
+    return [_innermost(optimizer)]
 
 
 def _innermost(optimizer: object) -> Optimizer:
@@ -330,41 +149,76 @@ def _innermost(optimizer: object) -> Optimizer:
 
 
 def _owned(
-    optimizer: Optimizer, names: Sequence[str], parameters: Sequence[nn.Parameter]
-) -> BoolArray:
-    """Which of the penalised scale tensors the optimizer owns; loud unless all trainable ones."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    owned = np.array([id(parameter) in held for parameter in parameters], dtype=np.bool_)
+    optimizers: Sequence[Optimizer],
+    names: Sequence[str],
+    parameters: Sequence[nn.Parameter],
+    *,
+    whole: bool,
+) -> list[BoolArray]:
+    """Which of the penalised tensors each optimizer owns; loud unless all trainable ones.
+
+    ``whole``: a budget can only be met where every one of them moves.
+    """
+    each = [_held(optimizer, parameters) for optimizer in optimizers]
+    owned = np.any(each, axis=0)
     trainable = np.array([parameter.requires_grad for parameter in parameters], dtype=np.bool_)
+    kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
     if not (owned & trainable).any():
+        held = sum(len(group["params"]) for opt in optimizers for group in opt.param_groups)
         lack = "are all frozen (requires_grad=False)" if owned.any() else "are not among them"
         raise OptimizerError(
-            f"The penalty acts on {len(names)} scale tensors through {type(optimizer).__name__}, "
-            f"which holds {len(held)} parameters, but those scales {lack}: first {names[0]!r}. "
+            f"The penalty acts on {len(names)} scale tensors through {kinds}, "
+            f"which holds {held} parameters, but those scales {lack}: first {names[0]!r}. "
             "Attach the optimizer that trains this network's BatchNorm weights."
+        )
+    if whole and len(fixed := np.flatnonzero(~(owned & trainable))):
+        raise OptimizerError(
+            f"A budget brings every channel that may go to zero, but {len(fixed)} of the "
+            f"{len(names)} scale and shift tensors are not trained by {kinds}, first "
+            f"{names[fixed[0]]!r}. Trace with ignore= for those layers, or train them."
         )
     missing = np.flatnonzero(~owned & trainable)
     if len(missing):
         warnings.warn(
             f"The optimizer does not own {len(missing)} of the {len(names)} penalised scale "
             f"tensors, first {names[missing[0]]!r}: those get no penalty. Give them to this "
-            "optimizer, or set requires_grad=False if they are meant to stay.",
+            "optimizer, attach a list of all optimizers, or set requires_grad=False if they are "
+            "meant to stay.",
             GammaslimWarning,
             stacklevel=3,
         )
-    return owned
+    return each
 
 
-def _group_numbers(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
-    """The parameter group of each; 0 for one that the optimizer does not own."""
-    group_of = {id(p): n for n, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    return [group_of.get(id(parameter), 0) for parameter in parameters]
+def _refuse_second(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
+    for optimizer in optimizers:
+        for attachment in ACTIVE.get(optimizer, ()):
+            if attachment.covers(parameters):
+                raise OptimizerError(
+                    f"This optimizer already penalises scales of this network: {attachment!r}. "
+                    "Detach that first; two penalties on one scale would add up."
+                )
 
 
-def _refuse_second(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
-    for attachment in _ACTIVE.get(optimizer, ()):
-        if attachment.covers(parameters):
-            raise OptimizerError(
-                f"This optimizer already penalises scales of this network: {attachment!r}. "
-                "Detach that first; two penalties on one scale would add up."
+def _copies(ema: nn.Module, atlas: Atlas) -> list[Tensor]:
+    """The averages of the penalised tensors."""
+    present = named_tensors(unwrap(ema))
+    for name, width in zip(atlas.names, atlas.widths, strict=True):
+        found = present.get(name)
+        if found is None or found.numel() != width:
+            raise StaleGraphError(
+                f"ema= should be an average of the network attached to; {name!r} has {width} "
+                f"elements there and {'is missing' if found is None else found.numel()} in it. "
+                "Average the network that is trained, or pass the copy inside the wrapper."
             )
+    return [present[name].detach() for name in atlas.names]
+
+
+def _warn_of_forecast(handle: Attachment, total_steps: int, lr: Rates | None) -> None:
+    try:
+        ahead = handle.forecast(total_steps, lr)
+    except PenaltyError:
+        handle.detach()
+        raise
+    if ahead.falls_short:
+        warnings.warn(str(ahead), GammaslimWarning, stacklevel=3)

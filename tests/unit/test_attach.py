@@ -224,7 +224,7 @@ def test_repr_says_what_acts_where():
     """Penalty, tensors, scales, optimizer, state."""
     model = residual_net()
     handle = attach(model, GRAPH, torch.optim.SGD(model.parameters()), L1(0.1))
-    text = "L1(strength=0.1) on 3 of 3 scale tensors (11 scales) in SGD"
+    text = "L1(strength=0.1) on 3 of 3 scale tensors (11 elements) in SGD"
     assert repr(handle) == f"Attachment({text})"
     handle.detach()
     assert repr(handle) == f"Attachment({text}, detached)"

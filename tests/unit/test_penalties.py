@@ -10,7 +10,7 @@ from torch import nn
 import gammaslim as gs
 from gammaslim.errors import PenaltyError
 from gammaslim.graph import FIXED
-from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal
+from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal, Scales
 from tests.unit.handmade import (
     INNER,
     WIDTH,
@@ -22,6 +22,11 @@ from tests.unit.handmade import (
 )
 
 GRAPH = residual_graph(WIDTH, INNER)
+
+
+def term(penalty, scales, channels, count):
+    """The penalty's term on scales in one process, all of them penalised."""
+    return penalty.gradient(Scales(scales, channels, count, penalty.strength))
 
 
 @pytest.mark.parametrize("penalty", [L1(0.1), GroupLasso(0.1)], ids=["L1", "GroupLasso"])
@@ -39,14 +44,14 @@ def test_terms_equal_the_formula_per_channel(penalty, frozen):
 def test_group_lasso_by_hand():
     """Scales 3 and -4 of one channel form a vector of length 5."""
     scales, channels = torch.tensor([3.0, 1.0, -4.0]), torch.tensor([0, 1, 0])
-    found = GroupLasso(10.0).gradient(scales, channels, 2)
+    found = term(GroupLasso(10.0), scales, channels, 2)
     torch.testing.assert_close(found, torch.tensor([6.0, 10.0, -8.0]))
 
 
 def test_group_lasso_by_the_mean_of_squares():
     """Scales 3 and -4: the mean of 9 and 16 is 12.5; a single scale is as before."""
     scales, channels = torch.tensor([3.0, 1.0, -4.0]), torch.tensor([0, 1, 0])
-    found = GroupLasso(10.0, reduce="mean").gradient(scales, channels, 2)
+    found = term(GroupLasso(10.0, reduce="mean"), scales, channels, 2)
     norm = 12.5**0.5
     torch.testing.assert_close(found, torch.tensor([30 / norm, 10.0, -40 / norm]))
 
@@ -54,7 +59,7 @@ def test_group_lasso_by_the_mean_of_squares():
 def test_polarization_by_hand():
     """Of 1, 2 and 6 the mean is 3: two lie below, one above, and s̄ = -1/3."""
     scales = torch.tensor([1.0, 2.0, 6.0])
-    found = Polarization(3.0, t=2.0).gradient(scales, torch.arange(3), 3)
+    found = term(Polarization(3.0, t=2.0), scales, torch.arange(3), 3)
     torch.testing.assert_close(found, torch.tensor([8.0, 8.0, 2.0]))
 
 
@@ -63,21 +68,21 @@ def test_polarization_is_the_gradient_of_its_formula():
     scales = torch.tensor([0.3, -0.2, 1.4, 0.9, -1.1], dtype=torch.float64, requires_grad=True)
     value = 1.2 * scales.abs().sum() - (scales - scales.mean()).abs().sum()
     (expected,) = torch.autograd.grad(0.5 * value, scales)
-    found = Polarization(0.5, t=1.2).gradient(scales.detach(), torch.arange(5), 5)
+    found = term(Polarization(0.5, t=1.2), scales.detach(), torch.arange(5), 5)
     torch.testing.assert_close(found, expected)
 
 
 def test_group_lasso_is_finite_at_zero():
     """A channel that is zero throughout is pulled nowhere."""
     zeros = torch.zeros(3)
-    assert torch.equal(GroupLasso(1.0).gradient(zeros, torch.tensor([0, 0, 1]), 2), zeros)
+    assert torch.equal(term(GroupLasso(1.0), zeros, torch.tensor([0, 0, 1]), 2), zeros)
 
 
 def test_group_lasso_of_single_scales_is_l1():
     """With one scale per channel the norm is |γ|."""
     scales, channels = torch.tensor([3.0, -0.5, 0.0]), torch.arange(3)
     torch.testing.assert_close(
-        GroupLasso(0.1).gradient(scales, channels, 3), L1(0.1).gradient(scales, channels, 3)
+        term(GroupLasso(0.1), scales, channels, 3), term(L1(0.1), scales, channels, 3)
     )
 
 
@@ -89,7 +94,7 @@ def test_group_lasso_of_single_scales_is_l1():
 def test_penalties_do_not_change_their_arguments(penalty):
     """They are pure functions."""
     scales, channels = torch.tensor([3.0, -4.0]), torch.tensor([0, 0])
-    penalty.gradient(scales, channels, 1)
+    term(penalty, scales, channels, 1)
     assert scales.tolist() == [3.0, -4.0]
     assert channels.tolist() == [0, 0]
 

@@ -4,10 +4,82 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gammaslim.errors import PenaltyError
+from gammaslim.schedules import Strength
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """All scales (and, if asked for, shifts) of all penalised layers, one after the other.
+
+    Where a network is sharded over processes, these are the values of one of them; sums over a
+    channel or over the network are then made over all processes, by :meth:`per_channel` and
+    :meth:`mean` alone.
+
+    Args:
+        values: ``[n]``, at least in single precision; not to be changed.
+        channels: ``[n]`` int64 in ``0..num_channels-1``, the channel of each value.
+        num_channels: how many channels those are.
+        strengths: λ, or ``[n]`` that of each value: 0 at those that may not go.
+        rates: the learning rate η, or ``[n]`` that of each value where they differ.
+        penalised: ``[n]``, 0 at values that may not go and 1 elsewhere; ``None`` if all are 1.
+        counted: ``[n]``, 0 at values that another process counts; ``None`` if none are.
+        combine: sums a tensor over processes, in place; ``None`` if there is one.
+        total: how many penalised values the whole network has; 0 if all of ``values``.
+        sizes: ``[num_channels]``, how many values each channel has; counted if ``None``.
+    """
+
+    values: Tensor
+    channels: Tensor
+    num_channels: int
+    strengths: Tensor | float
+    rates: Tensor | float = 0.0
+    penalised: Tensor | None = None
+    counted: Tensor | None = None
+    combine: Callable[[Tensor], Tensor] | None = None
+    total: int = 0
+    sizes: Tensor | None = None
+
+    def per_channel(self, amounts: Tensor) -> Tensor:
+        """``[n]`` to ``[num_channels]``: the sum over the values of each channel."""
+        if self.counted is not None:
+            amounts = amounts * self.counted
+        sums = amounts.new_zeros(self.num_channels).scatter_add_(0, self.channels, amounts)
+        return sums if self.combine is None else self.combine(sums)
+
+    def spread(self, sums: Tensor) -> Tensor:
+        """``[num_channels]`` to ``[n]``: to every value what belongs to its channel."""
+        return sums.index_select(0, self.channels)
+
+    def norms(self) -> Tensor:
+        """``‖v_c‖₂`` of the values of each channel, ``[num_channels]``."""
+        return self.per_channel(self.values * self.values).sqrt_()
+
+    def means(self, amounts: Tensor) -> Tensor:
+        """``[n]`` to ``[num_channels]``: the mean over the values of each channel."""
+        ones = amounts.new_ones(()).expand_as(amounts)
+        sizes = self.per_channel(ones) if self.sizes is None else self.sizes
+        return self.per_channel(amounts) / sizes
+
+    def mean(self, amounts: Tensor) -> Tensor:
+        """The mean over all penalised values of the network, without dimensions."""
+        for factor in (self.penalised, self.counted):
+            if factor is not None:
+                amounts = amounts * factor
+        total = amounts.sum()
+        if self.combine is not None:
+            total = self.combine(total)
+        return total / (self.total or self.values.numel())
+
+    def only_penalised(self, term: Tensor) -> Tensor:
+        """``term``, 0 at values that may not go."""
+        return term if self.penalised is None else term * self.penalised
 
 
 class Penalty(ABC):
@@ -15,22 +87,28 @@ class Penalty(ABC):
 
     It sees the network as one flat vector, so that one fused computation serves all layers, and
     knows nothing of modules, optimizers or devices: see :func:`gammaslim.attach` for those.
+    ``strength`` is λ, or a schedule of it; what holds at a step comes in ``scales.strengths``.
     """
 
+    strength: Strength
+
     @abstractmethod
-    def gradient(self, scales: Tensor, channels: Tensor, num_channels: int) -> Tensor:
+    def gradient(self, scales: Scales) -> Tensor:
         """The term ∂R/∂γ that is added to the scales' gradient before each optimizer step.
 
-        Must neither change ``scales`` nor wait for the device (no ``.item()``).
-
-        Args:
-            scales: ``[n]`` floating, all scales of all penalised layers one after the other.
-            channels: ``[n]`` int64 in ``0..num_channels-1``, the channel of each scale.
-            num_channels: how many channels those are.
+        Must not wait for the device (no ``.item()``).
 
         Returns:
-            ``[n]``, of the dtype and device of ``scales``.
+            ``[n]``, of the dtype and device of ``scales.values``; 0 where λ is.
         """
+
+    def distances(self, scales: Scales) -> Tensor:
+        """How far each channel is from zero, in what λ moves by λ per unit of learning rate.
+
+        ``[num_channels]``; unless overridden the largest |γ| of each channel.
+        """
+        far = scales.values.new_zeros(scales.num_channels)
+        return far.scatter_reduce_(0, scales.channels, scales.values.abs(), "amax")
 
 
 class Shrinkage(ABC):
@@ -40,25 +118,30 @@ class Shrinkage(ABC):
     belong to their channels' vectors too.
     """
 
+    strength: Strength
     shifts: bool
 
     @abstractmethod
-    def factors(
-        self, values: Tensor, channels: Tensor, num_channels: int, rates: Tensor | float
-    ) -> Tensor:
+    def factors(self, scales: Scales) -> Tensor:
         """By what each value is multiplied after an optimizer step.
 
-        Must neither change ``values`` nor wait for the device (no ``.item()``).
-
-        Args:
-            values: ``[n]`` floating, all scales, and shifts, one after the other.
-            channels: ``[n]`` int64 in ``0..num_channels-1``, the channel of each.
-            num_channels: how many channels those are.
-            rates: the learning rate, or ``[n]`` that of each value where they differ.
+        Must not wait for the device (no ``.item()``).
 
         Returns:
-            ``[n]``, of the dtype and device of ``values``.
+            ``[n]``, of the dtype and device of ``scales.values``; 1 where λ is 0.
         """
+
+    def distances(self, scales: Scales) -> Tensor:
+        """How far each channel is from zero, in what λ moves by λ per unit of learning rate.
+
+        ``[num_channels]``; unless overridden the 2-norm of each channel's vector.
+        """
+        return scales.norms()
+
+
+def tiny(values: Tensor) -> float:
+    """The smallest normal number of a tensor's type: a norm that can be divided by."""
+    return torch.finfo(values.dtype).tiny
 
 
 def check_number(penalty: str, argument: str, value: float, *, positive: bool = False) -> None:

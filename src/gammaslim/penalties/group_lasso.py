@@ -8,7 +8,8 @@ from typing import Literal, final
 from torch import Tensor
 
 from gammaslim.errors import PenaltyError
-from gammaslim.penalties.base import Penalty, check_number
+from gammaslim.penalties.base import Penalty, Scales, check_number
+from gammaslim.schedules import Strength, check_strength
 
 
 @final
@@ -20,7 +21,7 @@ class GroupLasso(Penalty):
     together.  For a channel with one scale this is L1.
 
     Args:
-        strength: λ, per channel; finite, 0 or above.
+        strength: λ, per channel: a finite number, 0 or above, or a schedule of it.
         epsilon: keeps the term finite where a whole channel is zero; above 0.
         reduce: ``"sum"`` is the formula, ``‖γ_c‖₂ = √(Σ γ²)``.  ``"mean"`` divides by
             ``√(mean γ²)`` instead, as Torch-Pruning does: a channel of m scales is pulled √m times
@@ -38,24 +39,26 @@ class GroupLasso(Penalty):
     arXiv 2301.12900 (there over weights; here over scales).
     """
 
-    strength: float
+    strength: Strength
     epsilon: float = 1e-8
     reduce: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be used."""
-        check_number("GroupLasso", "strength", self.strength)
+        check_strength("GroupLasso", "strength", self.strength)
         check_number("GroupLasso", "epsilon", self.epsilon, positive=True)
         if self.reduce not in ("sum", "mean"):
             raise PenaltyError(
                 f"GroupLasso(reduce={self.reduce!r}) was asked; known are 'sum' and 'mean'."
             )
 
-    def gradient(self, scales: Tensor, channels: Tensor, num_channels: int) -> Tensor:
+    def gradient(self, scales: Scales) -> Tensor:
         """``λ · γ / max(‖γ_c‖₂, ε)``, or with ``√(mean γ²)`` in place of the norm; ``[n]``."""
-        squares = scales.new_zeros(num_channels).scatter_add_(0, channels, scales * scales)
+        norms = self.distances(scales).clamp_(min=self.epsilon)
+        return (scales.values / scales.spread(norms)).mul_(scales.strengths)
+
+    def distances(self, scales: Scales) -> Tensor:
+        """``‖γ_c‖₂``, or ``√(mean γ²)``: this is what shrinks by λ per unit of learning rate."""
         if self.reduce == "mean":
-            ones = scales.new_ones(()).expand_as(scales)
-            squares /= scales.new_zeros(num_channels).scatter_add_(0, channels, ones)
-        factor = squares.sqrt_().clamp_(min=self.epsilon).reciprocal_().mul_(self.strength)
-        return factor.index_select(0, channels).mul_(scales)
+            return scales.means(scales.values.square()).sqrt_()
+        return scales.norms()

@@ -7,7 +7,8 @@ from typing import final
 
 from torch import Tensor
 
-from gammaslim.penalties.base import Penalty, check_number
+from gammaslim.penalties.base import Penalty, Scales
+from gammaslim.schedules import Strength, check_strength
 
 
 @final
@@ -19,7 +20,7 @@ class L1(Penalty):
     subgradient 0 is taken.
 
     Args:
-        strength: λ, per scale; finite, 0 or above.
+        strength: λ, per scale: a finite number, 0 or above, or a schedule of it.
 
     Raises:
         PenaltyError: ``strength`` is negative, NaN or infinite.
@@ -32,17 +33,12 @@ class L1(Penalty):
     ICCV 2017, arXiv 1708.06519.
     """
 
-    strength: float
+    strength: Strength
 
     def __post_init__(self) -> None:
         """Refuse a strength that cannot be used."""
-        check_number("L1", "strength", self.strength)
+        check_strength("L1", "strength", self.strength)
 
-    def gradient(
-        self,
-        scales: Tensor,
-        channels: Tensor,  # noqa: ARG002 -- coupling plays no part in L1
-        num_channels: int,  # noqa: ARG002
-    ) -> Tensor:
+    def gradient(self, scales: Scales) -> Tensor:
         """``λ · sign(γ)``, shape ``[n]``."""
-        return scales.sign().mul_(self.strength)
+        return scales.values.sign().mul_(scales.strengths)

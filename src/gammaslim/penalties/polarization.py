@@ -7,20 +7,21 @@ from typing import final
 
 from torch import Tensor
 
-from gammaslim.penalties.base import Penalty, check_number
+from gammaslim.penalties.base import Penalty, Scales, check_number
+from gammaslim.schedules import Strength, check_strength
 
 
 @final
 @dataclass(frozen=True)
 class Polarization(Penalty):
-    """``R(γ) = λ (t Σ|γ| − Σ|γ − γ̄|)``, with γ̄ the mean of all n scales of the layers.
+    """``R(γ) = λ (t Σ|γ| − Σ|γ − γ̄|)``, with γ̄ the mean of all penalised scales.
 
     L1 pulls every scale towards zero and leaves them in one cluster.  The second term pushes each
     away from their mean, so that two clusters form, one at zero, with a gap in which to cut.  With
     ``s = sign(γ − γ̄)`` and s̄ its mean, ``γ.grad += λ (t · sign(γ) − s + s̄)``.
 
     Args:
-        strength: λ, per scale; finite, 0 or above.
+        strength: λ, per scale: a finite number, 0 or above, or a schedule of it.
         t: weight of the L1 term against the other; finite, 0 or above.
 
     Raises:
@@ -34,20 +35,20 @@ class Polarization(Penalty):
     NeurIPS 2020.
     """
 
-    strength: float
+    strength: Strength
     t: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be used."""
-        check_number("Polarization", "strength", self.strength)
+        check_strength("Polarization", "strength", self.strength)
         check_number("Polarization", "t", self.t)
 
-    def gradient(
-        self,
-        scales: Tensor,
-        channels: Tensor,  # noqa: ARG002 -- the mean is over scales, whatever they are coupled to
-        num_channels: int,  # noqa: ARG002
-    ) -> Tensor:
-        """``λ (t · sign(γ) − s + s̄)``, shape ``[n]``."""
-        away = (scales - scales.mean()).sign_()
-        return (scales.sign().mul_(self.t) - away).add_(away.mean()).mul_(self.strength)
+    def gradient(self, scales: Scales) -> Tensor:
+        """``λ (t · sign(γ) − s) + mean(λ s)``, shape ``[n]``: λ may differ from scale to scale."""
+        away = (scales.values - scales.mean(scales.values)).sign_().mul_(scales.strengths)
+        pull = scales.values.sign().mul_(scales.strengths).mul_(self.t)
+        return scales.only_penalised((pull - away).add_(scales.mean(away)))
+
+    def distances(self, scales: Scales) -> Tensor:
+        """``max |γ| / (t + 1)``: below the mean both terms pull towards zero."""
+        return super().distances(scales) / (self.t + 1)

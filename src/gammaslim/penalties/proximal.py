@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
-from gammaslim.penalties.base import Shrinkage, check_number
+from gammaslim.penalties.base import Scales, Shrinkage, tiny
+from gammaslim.schedules import Strength, check_strength
 
 
 @final
@@ -22,7 +22,7 @@ class Proximal(Shrinkage):
     preconditioner nor gradient scaling or clipping changes what λ means.
 
     Args:
-        strength: λ, per channel; finite, 0 or above.
+        strength: λ, per channel: a finite number, 0 or above, or a schedule of it.
         shifts: also shrink the shifts; a channel of which both are zero is zero, and its removal
             changes nothing.
 
@@ -38,18 +38,15 @@ class Proximal(Shrinkage):
     "Data-Driven Sparse Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213.
     """
 
-    strength: float
+    strength: Strength
     shifts: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a strength that cannot be used."""
-        check_number("Proximal", "strength", self.strength)
+        check_strength("Proximal", "strength", self.strength)
 
-    def factors(
-        self, values: Tensor, channels: Tensor, num_channels: int, rates: Tensor | float
-    ) -> Tensor:
+    def factors(self, scales: Scales) -> Tensor:
         """``max(0, 1 − η λ / ‖v‖₂)``, shape ``[n]``."""
-        squares = values.new_zeros(num_channels).scatter_add_(0, channels, values * values)
-        norms = squares.sqrt_().clamp_(min=torch.finfo(values.dtype).tiny)
-        shrunk = norms.reciprocal_().mul_(-self.strength).index_select(0, channels) * rates
-        return shrunk.add_(1).clamp_(min=0)
+        norms = scales.norms().clamp_(min=tiny(scales.values))
+        shrunk = scales.spread(norms.reciprocal_()).mul_(scales.strengths).mul_(scales.rates)
+        return shrunk.neg_().add_(1).clamp_(min=0)

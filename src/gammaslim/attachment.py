@@ -1,0 +1,260 @@
+"""A penalty at work: its hooks in the optimizers, its clock, and what it can tell."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gammaslim.errors import PenaltyError
+from gammaslim.forecasting import Forecast, Rates, forecast
+from gammaslim.graph import ChannelGraph
+from gammaslim.layout import Layout, multiply_copies
+from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
+from gammaslim.penalties.settling import Settling
+from gammaslim.plan import Plan
+from gammaslim.schedules import strength_at
+from gammaslim.watching import Stats, watch
+
+
+class Part:
+    """One optimizer, the flat vector with its own parameters first, and the hooks in it."""
+
+    def __init__(self, optimizer: Optimizer, layout: Layout) -> None:
+        """Without hooks so far."""
+        self.optimizer = weakref.ref(optimizer)
+        self.name = type(optimizer).__name__
+        self.layout = layout
+        self.hooks: list[Any] = []
+
+
+class Attachment:
+    """A penalty at work; made by :func:`gammaslim.attach`, ended by :meth:`detach`."""
+
+    def __init__(
+        self,
+        penalty: AnyPenalty,
+        graph: ChannelGraph,
+        parts: Sequence[Part],
+        copies: Sequence[Tensor] | None,
+    ) -> None:
+        """Hook into the optimizers; use :func:`gammaslim.attach`, which checks first."""
+        self._given = penalty
+        self._penalty = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
+        self._graph = graph
+        self._parts = tuple(parts)
+        self._copies = copies
+        self._steps = 0
+        atlas = parts[0].layout.atlas
+        self._settling = (
+            Settling(penalty, graph, atlas.numbers) if isinstance(penalty, Budget) else None
+        )
+        for part in self._parts:
+            self._hook_into(part)
+
+    @property
+    def penalty(self) -> AnyPenalty:
+        """The penalty given to :func:`attach`."""
+        return self._given
+
+    @property
+    def active(self) -> bool:
+        """Whether the penalty still acts."""
+        return any(part.hooks for part in self._parts)
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps have been taken with it."""
+        return self._steps
+
+    def detach(self) -> None:
+        """Stop penalising; nothing happens the second time."""
+        for part in self._parts:
+            while part.hooks:
+                part.hooks.pop().remove()
+
+    def covers(self, parameters: Sequence[nn.Parameter]) -> bool:
+        """Whether it is active on any of these parameters."""
+        mine = {id(parameter) for parameter in self._parts[0].layout.parameters}
+        return self.active and any(id(parameter) in mine for parameter in parameters)
+
+    def forecast(self, total_steps: int, lr: Rates | None = None) -> Forecast:
+        """How far the penalty can move scales in a training, against where they are now.
+
+        Args:
+            total_steps: optimizer steps of the training, counted from its beginning.
+            lr: the learning rate: a number, one number per step, or a function of the step;
+                ``None`` takes the optimizer's present one for all steps.
+
+        Raises:
+            PenaltyError: the penalty's schedule or budget takes more than ``total_steps``, or
+                ``lr`` is not what it should be.
+        """
+        return forecast(self._given, self._alive(), self._layouts(), total_steps, lr)
+
+    def stats(self) -> Stats:
+        """What the penalty has achieved so far; cheap enough for every hundred steps.
+
+        Reads the scales back once.  Where they are sharded, every process has to call it.
+        """
+        strength = getattr(self._penalty, "strength", None)
+        now = None if strength is None else strength_at(strength, max(self._steps - 1, 0))
+        return watch(self._graph, self._layouts()[0], self._steps, now)
+
+    def plan(self) -> Plan:
+        """The plan that removes what a :class:`Budget` has brought to zero.
+
+        Raises:
+            PenaltyError: the penalty is no budget, or its channels are not all zero yet.
+        """
+        if self._settling is None:
+            raise PenaltyError(
+                f"A plan was asked of {self._given!r}; only a Budget decides by itself what goes. "
+                "Use gs.select(graph, gs.scores(model, graph), ...)."
+            )
+        return self._settling.plan(self._steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs, so that training goes on from it bit for bit."""
+        settling = None if self._settling is None else self._settling.state_dict()
+        return {"penalty": repr(self._given), "steps": self._steps, "settling": settling}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, with the same penalty on the same network.
+
+        Raises:
+            PenaltyError: the state is of another penalty, or of another network; nothing changes.
+        """
+        if state.get("penalty") != repr(self._given) or not isinstance(state.get("steps"), int):
+            raise PenaltyError(
+                f"The state of {self._given!r} was expected; found that of "
+                f"{state.get('penalty', 'something else')}. Attach the penalty it was saved with."
+            )
+        if self._settling is not None:
+            self._settling.load_state_dict(state["settling"] or {})
+        self._steps = state["steps"]
+
+    def __enter__(self) -> Self:
+        """The handle itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Detach."""
+        self.detach()
+
+    def __repr__(self) -> str:
+        """A one-line summary."""
+        atlas = self._parts[0].layout.atlas
+        owned = sum(part.layout.owned for part in self._parts)
+        where = ", ".join(part.name for part in self._parts)
+        state = "" if self.active else ", detached"
+        kind = "scale" if atlas.scale.all() else "scale and shift"
+        return (
+            f"Attachment({self._given!r} on {owned} of {len(atlas.names)} {kind} tensors "
+            f"({len(atlas.channels)} elements) in {where}{state})"
+        )
+
+    def _layouts(self) -> list[Layout]:
+        return [part.layout.on_device() for part in self._parts]
+
+    def _alive(self) -> list[Optimizer]:
+        found = (part.optimizer() for part in self._parts)
+        return [optimizer for optimizer in found if optimizer is not None]
+
+    def _hook_into(self, part: Part) -> None:
+        optimizer = part.optimizer()
+        if optimizer is None:
+            return
+
+        def before(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self._before_step(part, args, kwargs)
+
+        def after(optimizer: Optimizer, *_: Any) -> None:
+            self._after_step(part, optimizer)
+
+        # A compiled step would follow the hooks, and compile again for every new step count.
+        disable: Any = torch.compiler.disable
+        if not isinstance(self._penalty, Shrinkage):
+            part.hooks.append(optimizer.register_step_pre_hook(disable(before)))
+        part.hooks.append(optimizer.register_step_post_hook(disable(after)))
+        ACTIVE.setdefault(optimizer, weakref.WeakSet()).add(self)
+
+    def _before_step(self, part: Part, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Step pre-hook.  ``args[0]`` is the optimizer itself."""
+        optimizer: Optimizer = args[0]
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._with_gradients(part, optimizer)
+            return None
+        # The closure zeroes and refills the gradients inside step (Lightning, LBFGS), so a term
+        # added now would be lost.
+        wrapped = self._after(part, optimizer, closure)
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": wrapped}
+        return (*args[:1], wrapped, *args[2:]), kwargs
+
+    def _after(
+        self, part: Part, optimizer: Optimizer, closure: Callable[[], Any]
+    ) -> Callable[[], Any]:
+        def penalised() -> Any:
+            loss = closure()
+            self._with_gradients(part, optimizer)
+            return loss
+
+        return penalised
+
+    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+    def _with_gradients(self, part: Part, optimizer: Optimizer) -> None:
+        """The gradients are what the optimizer is about to use."""
+        layout = part.layout = part.layout.on_device()
+        grad_scale = getattr(optimizer, "grad_scale", None)
+        scaled = grad_scale.to(layout.channels.device) if isinstance(grad_scale, Tensor) else None
+        if isinstance(self._penalty, Penalty):
+            strength = strength_at(self._penalty.strength, self._steps)
+            strength = strength if scaled is None else scaled * strength
+            scales = layout.scales(layout.gather(), strength)
+            layout.scatter(self._penalty.gradient(scales))
+        elif self._settling is not None and self._settling.watches(self._steps):
+            gradients = layout.gather_gradients()
+            if scaled is not None:
+                gradients = gradients / scaled
+            self._settling.observe(layout.scales(layout.gather(), 0.0), gradients)
+
+    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+    def _after_step(self, part: Part, optimizer: Optimizer) -> None:
+        """Step post-hook."""
+        last = part is self._parts[-1]
+        if last and self._settling is not None:
+            self._settling.advance(self._steps)
+        factors = self._factors(part, optimizer)
+        if factors is not None:
+            part.layout.multiply(factors)
+            if last and self._copies is not None:
+                multiply_copies(self._copies, part.layout.alive(), part.layout.widths)
+        if last:
+            self._steps += 1
+
+    def _factors(self, part: Part, optimizer: Optimizer) -> Tensor | None:
+        layout = part.layout = part.layout.on_device()
+        if self._settling is not None:
+            layout.check()
+            return self._settling.factors(layout.channels, self._steps)
+        if not isinstance(self._penalty, Shrinkage):
+            return None
+        strength: Tensor | float = strength_at(self._penalty.strength, self._steps)
+        # Fused optimizers skip a step by themselves where gradients overflowed.
+        skipped = getattr(optimizer, "found_inf", None)
+        if isinstance(skipped, Tensor):
+            strength = strength * (skipped.to(layout.channels.device) == 0)
+        scales = layout.scales(layout.gather(), strength, layout.rates(optimizer))
+        return self._penalty.factors(scales)
+
+
+ACTIVE: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Attachment]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The attachments that each optimizer has or had."""

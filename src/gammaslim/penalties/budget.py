@@ -1,0 +1,120 @@
+"""A budget instead of a strength: what is to remain, and in how many steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, final
+
+from gammaslim.errors import PenaltyError, TargetError
+
+FEWEST_STEPS = 10
+"""Below this there is no time to look, to choose and to shrink."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Budget:
+    """Shrinks as many channels to exactly zero as a target asks for; there is no λ to choose.
+
+    While training goes on as usual, each prunable channel c gets a score: the running mean of the
+    squared effect that its removal would have on the loss L, to first order,
+    ``s_c = mean_t (Σ γ ∂L/∂γ + Σ β ∂L/∂β)²``, the sums over all its scales and shifts.  Between the
+    fractions ``start`` and ``settle`` of the steps, the channels of the lowest ``s_c / cost_c^p``
+    are chosen, again and again, for a target that grows from nothing to the whole
+    (``1 − (1 − u)³``); a channel may be dropped from the choice while it lives.  Those that are
+    chosen shrink: after step t, scales and shifts are multiplied by ``(T − t) / (T − t + 1)``, so
+    that all of them reach zero at ``T = end · steps``, and stay there.  The cut that follows meets
+    the target to within one channel per group and changes no prediction.
+
+    Args:
+        steps: how many optimizer steps the training has, or that part of it which is to be used.
+        keep_macs: share 0..1 of the MACs that may remain ...
+        keep_params: ... or of the parameters ...
+        remove_channels: ... or share of the prunable channels to remove: exactly one of these.
+        start: fraction of the steps at which channels are first chosen.
+        settle: fraction at which the choice is final.
+        end: fraction at which the chosen channels are exactly zero; what remains of the steps is
+            training of the others.
+        cost_power: p, how much the cost that a channel saves counts against its score.
+        min_channels: every group keeps at least this many channels.
+        max_remove: at most this share of a group's width may go.
+        round_to: a group keeps its full width or a multiple of this.
+
+    Raises:
+        PenaltyError: the steps are too few, or the fractions are out of order.
+        TargetError: there is not exactly one target, or it is no share.
+
+    Example:
+        ``handle = gs.attach(model, graph, optimizer, gs.Budget(keep_macs=0.5, steps=10_000))``,
+        then after training ``plan = handle.plan()``.
+
+    Source: the score is that of Molchanov et al., "Importance Estimation for Neural Network
+    Pruning", CVPR 2019, arXiv 1906.10771, on a channel's scales and shifts.  Related: HESSO of the
+    OTO family (Chen et al., arXiv 2305.18030, 2312.09411) also picks redundant groups while
+    training and projects them to zero, over all their weights and without looking back; GReg (Wang
+    et al., arXiv 2012.09243) lets the penalty of chosen weights grow; here there is no penalty, and
+    zero is reached at a step that is known beforehand.
+    """
+
+    steps: int
+    keep_macs: float | None = None
+    keep_params: float | None = None
+    remove_channels: float | None = None
+    start: float = 0.1
+    settle: float = 0.4
+    end: float = 0.5
+    cost_power: float = 0.5
+    min_channels: int = 1
+    max_remove: float = 0.9
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be used."""
+        steps: Any = self.steps
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < FEWEST_STEPS:
+            raise PenaltyError(
+                f"Budget(steps={steps!r}) was asked; it needs an integer, {FEWEST_STEPS} or more: "
+                "the optimizer steps of the training."
+            )
+        if not 0 <= self.start <= self.settle < self.end <= 1:
+            raise PenaltyError(
+                f"Budget(start={self.start!r}, settle={self.settle!r}, end={self.end!r}) was "
+                "asked; they are fractions of the steps, 0 <= start <= settle < end <= 1."
+            )
+        if not self.cost_power >= 0:  # NaN as well
+            raise PenaltyError(f"Budget(cost_power={self.cost_power!r}) was asked; 0 or above.")
+        given = {name: share for name, share in self.targets.items() if share is not None}
+        if len(given) != 1:
+            found = ", ".join(f"{name}={share!r}" for name, share in given.items()) or "none"
+            raise TargetError(f"Budget needs one of {', '.join(self.targets)}; found {found}.")
+        if not 0 <= (share := next(iter(given.values()))) <= 1:
+            raise TargetError(f"{next(iter(given))}={share!r} was asked; it is a share, 0 to 1.")
+
+    def __repr__(self) -> str:
+        """What was asked for, without what was left as it is."""
+        given = (
+            f"{f.name}={v!r}" for f in fields(self) if (v := getattr(self, f.name)) != f.default
+        )
+        return f"Budget({', '.join(given)})"
+
+    @property
+    def targets(self) -> dict[str, float | None]:
+        """All that may be asked for, by name, with the number that was given or ``None``."""
+        return {
+            "keep_macs": self.keep_macs,
+            "keep_params": self.keep_params,
+            "remove_channels": self.remove_channels,
+        }
+
+    @property
+    def zero_at(self) -> int:
+        """T: after how many steps everything that goes is exactly zero."""
+        return max(round(self.end * self.steps), 1)
+
+    def targets_after(self, step: int) -> dict[str, float]:
+        """What is to be met by the channels chosen after this step, as :func:`select` takes it."""
+        window = (self.settle - self.start) * self.steps
+        passed = (step - self.start * self.steps) / window if window else 1.0
+        grown = 1 - (1 - min(max(passed, 0.0), 1.0)) ** 3
+        name, share = next((n, s) for n, s in self.targets.items() if s is not None)
+        return {name: share * grown if name == "remove_channels" else 1 - (1 - share) * grown}

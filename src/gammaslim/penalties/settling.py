@@ -1,0 +1,142 @@
+"""A budget at work: scores that run along, the channels chosen so far, and how they shrink."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gammaslim.costs import CostKind, FloatArray, channel_costs
+from gammaslim.errors import PenaltyError, TargetError
+from gammaslim.graph import BoolArray, ChannelGraph, IntArray
+from gammaslim.penalties.base import Scales
+from gammaslim.penalties.budget import Budget
+from gammaslim.plan import Plan
+from gammaslim.select import make_plan, select
+
+CHOICES = 40
+"""How often the choice is made anew; each reads the scores back from their device once."""
+
+
+class Settling:
+    """What a :class:`Budget` knows while training; one per attachment.
+
+    ``scores`` ``[C]``: the running mean per channel of the flat vector.  ``chosen`` ``[C]``: those
+    that shrink at present.  Everything else follows from the step.
+    """
+
+    def __init__(self, budget: Budget, graph: ChannelGraph, numbers: IntArray) -> None:
+        """Begin before the first step; ``numbers`` are the graph's channels of the flat vector.
+
+        Raises:
+            TargetError: the target cannot be reached; the text names what can.
+            NothingToPruneError: no prunable channel holds a scale.
+        """
+        self._budget = budget
+        self._graph = graph
+        self._numbers = numbers
+        self._real = numbers >= 0
+        self._weights = _weights(budget, graph)
+        self._first = round(budget.start * budget.steps)
+        self._last = max(round(budget.settle * budget.steps), self._first)
+        self._every = max((self._last - self._first) // CHOICES, 1)
+        # Seen per step of the running mean, so that it looks back over a fixed part of training.
+        self._fresh = min(1.0, 50 / budget.steps)
+        self.scores = torch.zeros(len(numbers), dtype=torch.float32)
+        self.chosen = torch.zeros(len(numbers), dtype=torch.bool)
+        self._effect: Tensor | None = None
+        self._select(np.zeros(graph.num_channels), budget.targets_after(budget.steps))
+
+    def watches(self, step: int) -> bool:
+        """Whether gradients are still of interest at this step."""
+        return step <= self._last
+
+    def observe(self, scales: Scales, gradients: Tensor) -> None:
+        """Look at the gradients ``[n]`` of a step, or of one optimizer's part of it."""
+        effect = scales.per_channel(scales.values * gradients)
+        self._effect = effect if self._effect is None else self._effect + effect
+
+    def advance(self, step: int) -> None:
+        """This step is over: take in what was observed, and choose anew if it is time to."""
+        if step > self._last:
+            return
+        if self._effect is not None:
+            # Gradients that overflowed say nothing; the optimizer skips such a step as well.
+            seen = self._effect.square_().nan_to_num_(0.0, 0.0, 0.0).to(self.scores.dtype)
+            self.scores = self.scores.to(seen.device).lerp_(seen, self._fresh)
+            self._effect = None
+        if step == self._last or (step >= self._first and step % self._every == 0):
+            self._choose(step)
+
+    def _choose(self, step: int) -> None:
+        scores = np.zeros(self._graph.num_channels)
+        scores[self._numbers[self._real]] = self.scores.double().cpu().numpy()[self._real]
+        keep = self._select(scores / self._weights, self._budget.targets_after(step))
+        self.chosen = torch.from_numpy(self._real & ~keep[self._numbers]).to(self.scores.device)
+
+    def factors(self, channels: Tensor, step: int) -> Tensor | None:
+        """By what values of these channels ``[n]`` are multiplied after a step; ``None``: by 1."""
+        if step < self._first:
+            return None
+        left = max(self._budget.zero_at - 1 - step, 0)
+        self.chosen = self.chosen.to(channels.device)
+        return torch.where(self.chosen.index_select(0, channels), left / (left + 1), 1.0)
+
+    def plan(self, step: int) -> Plan:
+        """The plan that removes what has been chosen.
+
+        Raises:
+            PenaltyError: not all of it is zero after so many steps.
+        """
+        if step < self._budget.zero_at:
+            raise PenaltyError(
+                f"The plan of {self._budget!r} was asked after {step} optimizer steps, but "
+                f"channels are exactly zero only after {self._budget.zero_at}. Train on, or give "
+                "the budget as many steps as the training has."
+            )
+        keep = np.ones(self._graph.num_channels, dtype=np.bool_)
+        keep[self._numbers[self.chosen.cpu().numpy()]] = False
+        return make_plan(self._graph, keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of what it has learnt."""
+        return {"scores": self.scores.cpu().clone(), "chosen": self.chosen.cpu().clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            PenaltyError: the state is not one of this network's channels.
+        """
+        for name in ("scores", "chosen"):
+            value: Any = state.get(name)
+            if not isinstance(value, Tensor) or value.shape != self.scores.shape:
+                found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise PenaltyError(
+                    f"The state of a budget for {len(self._numbers)} channels was expected; its "
+                    f"{name!r} is {found}. Load the state saved with this network and graph."
+                )
+        self.scores = state["scores"].to(self.scores.dtype).clone()
+        self.chosen = state["chosen"].to(torch.bool).clone()
+
+    def _select(self, scores: FloatArray, target: dict[str, Any]) -> BoolArray:
+        budget = self._budget
+        try:
+            plan = select(
+                self._graph, scores, min_channels=budget.min_channels,
+                max_remove=budget.max_remove, round_to=budget.round_to, **target,
+            )  # fmt: skip
+        except TargetError as error:
+            raise TargetError(f"{budget!r} cannot be met: {error}") from error
+        return self._graph.keep_mask(plan)
+
+
+def _weights(budget: Budget, graph: ChannelGraph) -> FloatArray:
+    """``cost^p`` of each channel, of the cost that the target is about."""
+    if budget.remove_channels is not None:
+        return np.ones(graph.num_channels)
+    kind: CostKind = "params" if budget.keep_params is not None else "macs"
+    costs = channel_costs(graph, kind)
+    return np.maximum(costs / max(costs.max(), 1.0), 1e-12) ** budget.cost_power
