@@ -34,8 +34,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning"),
 ]
 
-PENALTY = gs.L1(0.05)
+PENALTY = gs.L1(1.0)
 STEPS = IMAGES // BATCH
+PENALTIES = [PENALTY, gs.Proximal(5.0)]
+BUDGET = gs.Budget(keep_macs=0.6, steps=3 * STEPS)
 
 
 class Classifier(lightning.LightningModule):
@@ -76,7 +78,7 @@ def fit(tmp_path, *callbacks, ckpt_path=None, module=None, **options):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("penalty", [PENALTY, gs.Proximal(0.5)], ids=["gradient", "values"])
+@pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: type(penalty).__name__)
 def test_it_trains_as_a_plain_loop_does(tmp_path, penalty, accumulate):
     slimming = Slimming(penalty, EXAMPLE, module="net")
     module, _ = fit(tmp_path, slimming, accumulate_grad_batches=accumulate)
@@ -128,20 +130,69 @@ def test_figures_are_logged(tmp_path):
     assert [row["step"] for row in rows] == ["3", "7", "11"]  # this logger counts from 0
 
 
-def test_a_checkpoint_goes_on_where_it_was_made(tmp_path):
-    path = tmp_path / "first.ckpt"
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("penalty", [*PENALTIES, BUDGET], ids=lambda p: type(p).__name__)
+def test_a_checkpoint_goes_on_where_it_was_made(tmp_path, penalty, epoch):
+    """A budget has begun to choose in the first epoch, and to shrink in the second."""
+    path = tmp_path / "middle.ckpt"
 
     class Saving(lightning.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            if trainer.current_epoch == 0:
+            if trainer.current_epoch == epoch:
                 trainer.save_checkpoint(path)
 
-    slimming = Slimming(PENALTY, EXAMPLE, module="net")
+    slimming = Slimming(penalty, EXAMPLE, module="net")
     straight, _ = fit(tmp_path, slimming, Saving())
-    again = Slimming(PENALTY, EXAMPLE, module="net")
+    again = Slimming(lambda steps: penalty, EXAMPLE, module="net")
     resumed, _ = fit(tmp_path, again, ckpt_path=path)
     assert_same(resumed.net, straight.net)
+    assert again.handle.steps == slimming.handle.steps == 3 * STEPS
+
+
+def test_a_state_without_a_handle_is_handed_on(tmp_path):
+    """A checkpoint may be saved again before the fit that it was loaded for has begun."""
+    slimming = Slimming(PENALTY, EXAMPLE, module="net")
+    assert slimming.state_dict() == {}
+    fit(tmp_path, slimming)
+    again = Slimming(PENALTY, EXAMPLE, module="net")
+    again.load_state_dict(slimming.state_dict())
     assert again.state_dict() == slimming.state_dict()
+
+
+def test_the_state_of_another_penalty_is_refused_and_nothing_stays_attached(tmp_path):
+    first = Slimming(PENALTY, EXAMPLE, module="net")
+    _, running = fit(tmp_path, first, max_epochs=1)
+    running.save_checkpoint(tmp_path / "other.ckpt")
+    module, other = Classifier(), Slimming(gs.L1(2.0), EXAMPLE, module="net")
+    with pytest.raises(gs.PenaltyError, match="Attach the penalty it was saved with"):
+        fit(tmp_path, other, module=module, ckpt_path=tmp_path / "other.ckpt")
+    with pytest.raises(gs.GammaslimError, match="has not begun"):
+        _ = other.handle
+
+
+def test_a_budget_is_met_and_its_cut_changes_nothing(tmp_path):
+    slimming = Slimming(lambda n: gs.Budget(keep_macs=0.6, steps=n), EXAMPLE, module="net")
+    module, _ = fit(tmp_path, slimming)
+    values = images().tensors[0]
+    before = module.eval()(values)
+    gs.prune(module.net, slimming.graph, slimming.handle.plan())
+    torch.testing.assert_close(module(values), before)
+    assert slimming.graph.cost(slimming.handle.plan()).macs <= 0.65 * slimming.graph.cost().macs
+
+
+def test_a_low_rate_at_the_start_is_no_reason_to_warn(tmp_path):
+    """One cycle begins at a 25th of its highest rate."""
+
+    class OneCycle(Classifier):
+        def configure_optimizers(self):
+            optimizer = sgd(self)
+            total = self.trainer.estimated_stepping_batches
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    fit(tmp_path, Slimming(PENALTY, EXAMPLE, module="net"), module=OneCycle())
+    with pytest.warns(gs.GammaslimWarning, match="can move scales by at most"):
+        fit(tmp_path, Slimming(gs.L1(0.001), EXAMPLE, module="net"), module=OneCycle())
 
 
 def test_a_function_of_the_steps_is_given_those_of_the_whole_fit(tmp_path):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from collections import defaultdict
 
 import pytest
 from torch import nn
@@ -25,8 +26,10 @@ pytest.importorskip("accelerate")
 
 from gammaslim.integrations.transformers import SlimmingCallback  # noqa: E402
 
-PENALTY = gs.L1(0.05)
+PENALTY = gs.L1(1.0)
 STEPS = IMAGES // BATCH
+PENALTIES = [PENALTY, gs.Proximal(5.0)]
+BUDGET = gs.Budget(keep_macs=0.6, steps=3 * STEPS)
 
 
 class Classifier(nn.Module):
@@ -74,7 +77,7 @@ def slim(penalty=PENALTY, **options):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("penalty", [PENALTY, gs.Proximal(0.5)], ids=["gradient", "values"])
+@pytest.mark.parametrize("penalty", PENALTIES, ids=lambda penalty: type(penalty).__name__)
 def test_it_trains_as_a_plain_loop_does(tmp_path, penalty, accumulate):
     slimming = slim(penalty)
     model, _ = train(tmp_path, slimming, gradient_accumulation_steps=accumulate)
@@ -125,28 +128,30 @@ def test_a_reporter_after_it_writes_the_figures_to_tensorboard(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    class Writer(SummaryWriter):
-        written: dict = {}
+    written = defaultdict(list)
 
+    class Writer(SummaryWriter):
         def add_scalar(self, tag, value, step=None, **others):
-            self.written.setdefault(tag, []).append(step)
+            written[tag].append(step)
 
     slimming = slim()
     train(tmp_path, slimming, TensorBoardCallback(Writer(str(tmp_path))), logging_steps=6)
     for name in slimming.handle.stats().as_dict():
-        assert Writer.written[f"train/gammaslim/{name}"] == [6, 12]
+        assert written[f"train/gammaslim/{name}"] == [6, 12]
 
 
-def test_a_checkpoint_goes_on_where_it_was_made(tmp_path):
-    slimming = slim()
-    straight, _ = train(tmp_path, slimming, save_strategy="steps", save_steps=6)
-    again = slim()
-    resumed, trainer = train(
-        tmp_path, again, resume=str(tmp_path / "checkpoint-6"), save_strategy="steps", save_steps=6
-    )
-    assert trainer.state.global_step == 12
+@pytest.mark.parametrize("step", [4, 8])
+@pytest.mark.parametrize("penalty", [*PENALTIES, BUDGET], ids=lambda p: type(p).__name__)
+def test_a_checkpoint_goes_on_where_it_was_made(tmp_path, penalty, step):
+    """A budget has begun to choose by the first, and to shrink by the second."""
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    slimming = slim(penalty)
+    straight, _ = train(tmp_path, slimming, **saving)
+    again = slim(lambda steps: penalty)
+    path = str(tmp_path / f"checkpoint-{step}")
+    resumed, _ = train(tmp_path, again, resume=path, **saving)
     assert_same(resumed.net, straight.net)
-    assert again.state_dict() == slimming.state_dict()
+    assert again.handle.steps == slimming.handle.steps == 3 * STEPS
 
 
 def test_a_function_of_the_steps_is_given_those_of_the_whole_training(tmp_path):

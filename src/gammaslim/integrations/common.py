@@ -9,15 +9,14 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gammaslim.attach import Attachment, attach
+from gammaslim.attach import attach
+from gammaslim.attachment import Attachment
 from gammaslim.calling import map_tensors
 from gammaslim.errors import GammaslimError, MissingExtraError, PenaltyError
 from gammaslim.graph import ChannelGraph, Site
-from gammaslim.penalties import Penalty, Shrinkage
-from gammaslim.scores import scale_parameters
+from gammaslim.penalties import AnyPenalty
 from gammaslim.tracing import trace
 
-AnyPenalty = Penalty | Shrinkage
 PenaltySource = AnyPenalty | Callable[[int], AnyPenalty]
 """A penalty, or a function from the number of optimizer steps to one."""
 
@@ -27,7 +26,10 @@ PREFIX = "gammaslim/"
 
 @dataclass(frozen=True)
 class Steps:
-    """How many optimizer steps a training has in all (``None``: nobody knows), and has behind it."""
+    """How many optimizer steps a training has in all, and how many it has behind it.
+
+    ``total`` is ``None`` where nobody knows in advance.
+    """
 
     total: int | None
     done: int = 0
@@ -90,28 +92,24 @@ class Session:
     ) -> None:
         """Trace the network, attach the penalty, and give the handle the state held back for it.
 
-        Of several optimizers the one that owns most of the scales is taken.  A penalty that knows
-        nothing of the steps already done gets only those that are left.
+        A penalty that knows nothing of the steps already done gets only those that are left.
 
         Raises:
             PenaltyError: the penalty is a function and the number of steps is unknown.
-            GammaslimError: what :func:`gammaslim.trace` and :func:`gammaslim.attach` raise.
+            GammaslimError: what :func:`gammaslim.trace`, :func:`gammaslim.attach` and the handle's
+                ``load_state_dict`` raise.
         """
         self.end()
         state, self._held = self._held, None
         total = steps.left if state is None else steps.total
+        penalty = _made(self._penalty, total)
         graph = trace(network, _beside(network, example_inputs), self._ignore, self._exact)
         handle = attach(
-            network,
-            graph,
-            _owner(optimizers, scale_parameters(network, graph, graph.scales)),
-            _made(self._penalty, total),
-            total_steps=total,
-            ema=ema,
+            network, graph, optimizers, penalty, total_steps=total, lr=_peak(optimizers), ema=ema
         )
-        self._begun = _Begun(network, graph, handle)
         if state is not None:
-            handle.load_state_dict(state)
+            _restore(handle, state)
+        self._begun = _Begun(network, graph, handle)
 
     def end(self) -> None:
         """Detach; what was found stays readable."""
@@ -187,11 +185,20 @@ def _beside(network: nn.Module, example_inputs: Any) -> Any:
     return map_tensors(example_inputs, lambda tensor: tensor.to(device))
 
 
-def _owner(optimizers: Sequence[Optimizer], scales: Sequence[nn.Parameter]) -> Optimizer:
-    wanted = {id(parameter) for parameter in scales}
+def _peak(optimizers: Sequence[Optimizer]) -> float:
+    """The highest learning rate that the optimizers' groups speak of.
 
-    def owned(optimizer: Optimizer) -> int:
-        groups = optimizer.param_groups
-        return sum(id(parameter) in wanted for group in groups for parameter in group["params"])
+    When training begins, schedulers that warm up have already set a low one; a forecast from that
+    would warn without need.  One from the peak is an upper bound.
+    """
+    names = ("lr", "initial_lr", "max_lr")
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return max(float(group[name]) for group in groups for name in names if name in group)
 
-    return max(optimizers, key=owned)
+
+def _restore(handle: Attachment, state: dict[str, Any]) -> None:
+    try:
+        handle.load_state_dict(state)
+    except GammaslimError:
+        handle.detach()
+        raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gammaslim.attach import Attachment
+from gammaslim.attachment import Attachment
 from gammaslim.integrations.common import PREFIX
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -58,7 +61,7 @@ class SlimmingCallback(Session, TrainerCallback, ExportableState):
             raise PenaltyError(
                 "The Trainer was asked to make its callbacks anew from the checkpoint "
                 "(restore_callback_states_from_checkpoint=True), but a file cannot hold a penalty. "
-                "Leave that option off: SlimmingCallback takes its state from the checkpoint anyway."
+                "Leave that option off: SlimmingCallback takes its state from there anyway."
             )
         super().__init__(penalty, ignore, exact=exact)
         self._example_inputs = example_inputs
@@ -76,7 +79,7 @@ class SlimmingCallback(Session, TrainerCallback, ExportableState):
     ) -> None:
         """Trace and attach: Accelerate has wrapped the optimizer by now, and both are restored."""
         if state.global_step:
-            self.load_state_dict(_saved(state).get("attributes", {}).get(_STATE, {}))
+            self.load_state_dict(_unpacked(_saved(state)))
         # The Trainer saves into this entry without looking whether a checkpoint that was made
         # without this callback has one.
         _all(state)[type(self).__name__] = self.state()
@@ -112,7 +115,7 @@ class SlimmingCallback(Session, TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into ``trainer_state.json``."""
         remade = {"penalty": _REMADE, "example_inputs": None}
-        return {"args": remade, "attributes": {_STATE: self.state_dict()}}
+        return {"args": remade, "attributes": {_STATE: _packed(self.state_dict())}}
 
 
 _STATE = "handle_state"
@@ -125,5 +128,18 @@ def _all(state: TrainerState) -> dict[str, Any]:
     return states
 
 
-def _saved(state: TrainerState) -> dict[str, Any]:
-    return _all(state).get(SlimmingCallback.__name__, {})
+def _saved(state: TrainerState) -> str:
+    """What :func:`_packed` made, or an empty text."""
+    entry = _all(state).get(SlimmingCallback.__name__, {})
+    return entry.get("attributes", {}).get(_STATE, "")
+
+
+def _packed(state: dict[str, Any]) -> str:
+    """A state as text: ``trainer_state.json`` holds no tensors, and numbers one a line."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return base64.b64encode(buffer.getvalue()).decode() if state else ""
+
+
+def _unpacked(text: str) -> dict[str, Any]:
+    return torch.load(io.BytesIO(base64.b64decode(text)), weights_only=True) if text else {}

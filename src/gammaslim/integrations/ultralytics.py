@@ -1,10 +1,9 @@
-"""Callbacks for Ultralytics (``pip install 'gammaslim[ultralytics]'``; that package is AGPL-3.0)."""
+"""Callbacks for Ultralytics, which is AGPL-3.0 (``pip install 'gammaslim[ultralytics]'``)."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
 
 try:
     from ultralytics.engine.model import Model
-    from ultralytics.engine.trainer import BaseTrainer
 except ImportError as error:
     raise missing("ultralytics", "ultralytics", error) from error
 
@@ -51,7 +49,7 @@ def add_slimming(
         yolo: the model to train.
         penalty: a penalty, or a function from the number of optimizer steps to one, such as
             ``lambda steps: gs.Budget(keep_macs=0.5, steps=steps)``.
-        ignore: as for :func:`gammaslim.trace`; names, since the trainer builds a network of its own.
+        ignore: as for :func:`gammaslim.trace`; by name, since the trainer builds its own network.
         exact: as for :func:`gammaslim.trace`.
 
     Returns:
@@ -67,60 +65,82 @@ def add_slimming(
             "gammaslim.attach."
         )
     session = Session(penalty, ignore, exact=exact)
-    for event, callback in {
-        "on_pretrain_routine_end": _begin,
-        "on_train_epoch_end": _log,
-        "on_model_save": _save,
-        "teardown": _end,
-    }.items():
-        yolo.add_callback(event, partial(callback, session))
+    callbacks = _Callbacks(session)
+    yolo.add_callback("on_pretrain_routine_end", callbacks.begin)
+    yolo.add_callback("on_train_epoch_start", callbacks.begin_again)
+    yolo.add_callback("on_train_epoch_end", callbacks.log)
+    yolo.add_callback("on_model_save", callbacks.save)
+    yolo.add_callback("teardown", callbacks.end)
     return session
 
 
-def _begin(session: Session, trainer: BaseTrainer) -> None:
-    size = trainer.args.imgsz
-    example = torch.zeros(1, trainer.data["channels"], size, size)
-    if trainer.resume:
-        session.load_state_dict(_saved(trainer))
-    ema = None if trainer.ema is None else trainer.ema.ema
-    session.begin(trainer.model, example, [trainer.optimizer], _steps(trainer), ema=ema)
+class _Callbacks:
+    """What the trainer calls; it passes itself, of a class that depends on the task."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._average: Any = None
+
+    def begin(self, trainer: Any) -> None:
+        """Model, optimizer and average are made, and those of a checkpoint are loaded."""
+        if trainer.resume:
+            path = Path(trainer.args.resume).with_name(STATE_FILE)
+            self._session.load_state_dict(_saved(path, trainer.start_epoch))
+        self._attach(trainer)
+
+    def begin_again(self, trainer: Any) -> None:
+        """After losses that were not finite the trainer goes back to ``last.pt``.
+
+        All that shows of it is another average.
+        """
+        if trainer.ema is not self._average:
+            self._session.load_state_dict(_saved(trainer.wdir / STATE_FILE, trainer.epoch))
+            self._attach(trainer)
+
+    def log(self, trainer: Any) -> None:
+        """The trainer has just filled ``lr`` for its loggers; ``results.csv`` gets it too."""
+        trainer.lr.update(self._session.logs())
+
+    def save(self, trainer: Any) -> None:
+        """``last.pt`` has just been written."""
+        state = {"epoch": trainer.epoch, "handle": self._session.state_dict()}
+        torch.save(state, trainer.wdir / STATE_FILE)
+
+    def end(self, trainer: Any) -> None:  # noqa: ARG002
+        """Runs after failed trainings too."""
+        self._session.end()
+
+    def _attach(self, trainer: Any) -> None:
+        size = trainer.args.imgsz
+        self._average = trainer.ema
+        self._session.begin(
+            trainer.model,
+            torch.zeros(1, trainer.data["channels"], size, size),
+            [trainer.optimizer],
+            _steps(trainer),
+            ema=trainer.ema.ema,
+        )
 
 
-def _log(session: Session, trainer: BaseTrainer) -> None:
-    """The trainer has just filled ``lr`` for its loggers, and writes it into ``results.csv``."""
-    trainer.lr.update(session.logs())
-
-
-def _save(session: Session, trainer: BaseTrainer) -> None:
-    state = {"epoch": trainer.epoch, "handle": session.state_dict()}
-    torch.save(state, trainer.wdir / STATE_FILE)
-
-
-def _end(session: Session, trainer: BaseTrainer) -> None:  # noqa: ARG001
-    """Runs after failed trainings too."""
-    session.end()
-
-
-def _saved(trainer: BaseTrainer) -> dict[str, Any]:
-    """The handle's state at the end of the epoch before the one to start with, if there is one."""
-    path = Path(trainer.args.resume).with_name(STATE_FILE)
+def _saved(path: Path, epoch: int) -> dict[str, Any]:
+    """The handle's state at the end of the epoch before this one, if there is one."""
     if path.exists():
         state = torch.load(path, weights_only=True)
-        if state["epoch"] == trainer.start_epoch - 1:
+        if state["epoch"] == epoch - 1:
             return state["handle"]
-        found = f"{path} belongs to epoch {state['epoch']}"
+        found = f"{path} is of the end of epoch {state['epoch'] + 1}"
     else:
         found = f"there is no {path}"
     warnings.warn(
-        f"Training resumes at epoch {trainer.start_epoch}, but {found}: the penalty starts anew, "
-        "for the steps that are left. Resume from last.pt in the folder where it was written.",
+        f"Training goes on with epoch {epoch + 1}, but {found}: the penalty starts anew, for the "
+        "steps that are left. Resume from last.pt in the folder where it was written.",
         GammaslimWarning,
         stacklevel=2,
     )
     return {}
 
 
-def _steps(trainer: BaseTrainer) -> Steps:
+def _steps(trainer: Any) -> Steps:
     """Those of the whole training, and those done; unknown where only the time is limited."""
     if trainer.args.time:
         return Steps(None)
@@ -128,7 +148,7 @@ def _steps(trainer: BaseTrainer) -> Steps:
     return Steps(total, total - _steps_from(trainer, trainer.start_epoch))
 
 
-def _steps_from(trainer: BaseTrainer, epoch: int) -> int:
+def _steps_from(trainer: Any, epoch: int) -> int:
     """Optimizer steps from an epoch to the last: the trainer accumulates less while it warms up."""
     batches, full = len(trainer.train_loader), trainer.accumulate
     warm_up = round(min(trainer.args.warmup_epochs, max(trainer.epochs - 1, 0)) * batches)
