@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gammaslim as gs
+from tests.integrations.test_examples import run
 
 # Read when it is imported: where it keeps its settings, and that it must not ask the network.
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp())
@@ -142,18 +143,29 @@ def test_what_it_saves_can_be_cut_and_trained_on(data):
 
 
 def test_a_budget_is_met_in_what_the_package_saves(data):
-    """The average of the weights is saved: it gets the same zeros, and its cut changes nothing."""
+    """The average of the weights is saved, and what goes is zero in it too."""
+
+    def average_slowly(trainer):  # as it does after some thousand steps
+        trainer.ema.decay = lambda updates: 0.99
+
     yolo = ultralytics.YOLO("yolov8n.yaml")
+    yolo.add_callback("on_pretrain_routine_end", average_slowly)
     session = add_slimming(
         yolo, lambda steps: gs.Budget(keep_macs=0.6, steps=steps), ignore=["model.22"]
     )
     train(yolo, data, epochs=3, batch=2, nbs=2)
+    plan = session.handle.plan()
     slim = ultralytics.YOLO(yolo.trainer.last).model.float().eval()
-    image = torch.rand(1, 3, SIZE, SIZE)
-    before = slim(image)[0]
-    outcome = gs.prune(slim, session.graph, session.handle.plan())
+    state, gone = slim.state_dict(), 0
+    for scale, shift in session.graph.shifts.items():
+        every = np.arange(len(state[scale]))
+        removed = np.setdiff1d(every, plan.kept.get((scale, 0), every))
+        assert not state[scale][removed].any()
+        assert not state[shift][removed].any()
+        gone += len(removed)
+    assert gone > 500
+    outcome = gs.prune(slim, session.graph, plan)
     assert outcome.after.macs <= 0.65 * outcome.before.macs
-    torch.testing.assert_close(slim(image)[0], before, rtol=1e-4, atol=1e-4)
 
 
 def test_after_a_loss_that_is_not_finite_it_goes_back_with_the_trainer(data):
@@ -245,3 +257,15 @@ def test_without_ultralytics_it_says_how_to_install_it(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(gs.MissingExtraError, match=r"pip install 'gammaslim\[ultralytics\]'"):
         importlib.import_module("gammaslim.integrations.ultralytics")
+
+
+def test_the_example_of_the_page(data, tmp_path, monkeypatch):
+    """The defaults are for many images: here a step is to be four of them, and nothing drawn."""
+    small = {"batch": BATCH, "nbs": BATCH, "plots": False, "project": str(tmp_path / "runs")}
+    for name, value in small.items():
+        monkeypatch.setattr(ultralytics.utils.DEFAULT_CFG, name, value)
+    names = run("Ultralytics", tmp_path, monkeypatch, data=str(data), epochs=6, imgsz=SIZE)
+    assert isinstance(names["slim"].trainer, names["KeepNetwork"])
+    shapes = {n: tuple(t.shape) for n, t in names["slim"].model.state_dict().items()}
+    traced = names["slimming"].graph.shapes
+    assert sum(shapes[n] != traced[n] for n in traced) > 50
