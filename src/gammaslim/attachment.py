@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.errors import PenaltyError
+from gammaslim.errors import OptimizerError, PenaltyError
 from gammaslim.forecasting import Forecast, Rates, forecast
 from gammaslim.graph import ChannelGraph
 from gammaslim.layout import Layout, multiply_copies
@@ -93,8 +93,9 @@ class Attachment:
         Raises:
             PenaltyError: the penalty's schedule or budget takes more than ``total_steps``, or
                 ``lr`` is not what it should be.
+            OptimizerError: the optimizer is gone.
         """
-        return forecast(self._given, self._alive(), self._layouts(), total_steps, lr)
+        return forecast(self._given, self._optimizers(), self._layouts(), total_steps, lr)
 
     def stats(self) -> Stats:
         """What the penalty has achieved so far; cheap enough for every hundred steps.
@@ -161,9 +162,14 @@ class Attachment:
     def _layouts(self) -> list[Layout]:
         return [part.layout.on_device() for part in self._parts]
 
-    def _alive(self) -> list[Optimizer]:
-        found = (part.optimizer() for part in self._parts)
-        return [optimizer for optimizer in found if optimizer is not None]
+    def _optimizers(self) -> list[Optimizer]:
+        found = [optimizer for part in self._parts if (optimizer := part.optimizer()) is not None]
+        if len(found) < len(self._parts):
+            raise OptimizerError(
+                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to it "
+                "any more. Attach the one that trains now."
+            )
+        return found
 
     def _hook_into(self, part: Part) -> None:
         optimizer = part.optimizer()
