@@ -166,8 +166,8 @@ class Attachment:
         found = [optimizer for part in self._parts if (optimizer := part.optimizer()) is not None]
         if len(found) < len(self._parts):
             raise OptimizerError(
-                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to it "
-                "any more. Attach the one that trains now."
+                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to "
+                "it any more. Attach the one that trains now."
             )
         return found
 
