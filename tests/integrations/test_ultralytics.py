@@ -125,6 +125,7 @@ def test_each_step_adds_the_penalty_to_the_gradients_of_the_scales(data):
             assert torch.equal(gradient + terms.get(key, 0.0), second[key])
 
 
+@pytest.mark.slow
 def test_what_it_saves_can_be_cut_and_trained_on(data):
     """Left to itself the package builds a full network again and copies the weights that fit."""
 
