@@ -67,6 +67,16 @@ def test_the_cut_meets_the_target_and_changes_nothing(target, optimizer_class):
     assert (model(IMAGES) - before).abs().max() <= 1e-5 * before.abs().max()
 
 
+@pytest.mark.parametrize("steps", [10, 11, 17, 21, 33])
+def test_the_target_is_met_whatever_the_number_of_steps(steps):
+    """Fractions of it are no whole numbers."""
+    model, graph = plain()
+    optimizer = sgd(model)
+    handle = gs.attach(model, graph, optimizer, gs.Budget(keep_macs=0.4, steps=steps))
+    training(model, optimizer, steps=steps)
+    assert graph.cost(handle.plan()).macs <= 0.4 * graph.cost().macs
+
+
 def test_select_finds_the_same_plan():
     """Zeros are the lowest scores, so that the ordinary way leads to the same cut."""
     model, graph = plain()

@@ -122,9 +122,19 @@ class Budget:
         }
 
     @property
+    def starts_at(self) -> int:
+        """The step after which channels are first chosen, counted from 0."""
+        return round(self.start * self.steps)
+
+    @property
+    def settles_at(self) -> int:
+        """The step after which they are chosen for good."""
+        return round(self.settle * self.steps)
+
+    @property
     def zero_at(self) -> int:
         """T: after how many steps everything that goes is exactly zero."""
-        return max(round(self.end * self.steps), 1)
+        return max(round(self.end * self.steps), self.settles_at + 1)
 
     @property
     def target(self) -> tuple[str, float]:
@@ -134,6 +144,6 @@ class Budget:
 
     def kept_after(self, step: int) -> float:
         """The share that the channels chosen after this step are to leave."""
-        window = (self.settle - self.start) * self.steps
-        passed = (step - self.start * self.steps) / window if window else 1.0
-        return self.target[1] ** min(max(passed, 0.0), 1.0)
+        if step >= self.settles_at:
+            return self.target[1]
+        return self.target[1] ** ((step - self.starts_at) / (self.settles_at - self.starts_at))

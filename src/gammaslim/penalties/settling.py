@@ -46,8 +46,7 @@ class Settling:
         self._numbers = numbers
         self._real = numbers >= 0
         self._weights = _weights(budget, graph)
-        self._first = round(budget.start * budget.steps)
-        self._last = max(round(budget.settle * budget.steps), self._first)
+        self._first, self._last = budget.starts_at, budget.settles_at
         self._every = max(round(EVERY * budget.steps), 1)
         self._fresh = min(1.0, 1 / (LOOKS_BACK * budget.steps))
         self.scores = torch.zeros(len(numbers), dtype=torch.float32)
