@@ -84,6 +84,10 @@ class Settling:
         self.chosen = self.chosen.to(channels.device)
         return torch.where(self.chosen.index_select(0, channels), left / (left + 1), 1.0)
 
+    def done(self, step: int) -> bool:
+        """Whether the factors of this step are 0 for all that has been chosen."""
+        return step >= self._budget.zero_at - 1
+
     def plan(self, step: int) -> Plan:
         """The plan that removes what has been chosen.
 
