@@ -27,6 +27,7 @@ from gammaslim.errors import (
 from gammaslim.files import load, save
 from gammaslim.forecasting import Forecast
 from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
+from gammaslim.latency import channel_latencies
 from gammaslim.param_groups import param_groups
 from gammaslim.penalties import (
     L1,
@@ -87,6 +88,7 @@ __all__ = [
     "VerificationError",
     "attach",
     "channel_costs",
+    "channel_latencies",
     "cost_weighted",
     "load",
     "param_groups",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.errors import PenaltyError
+from gammaslim.errors import OptimizerError, PenaltyError
 from gammaslim.forecasting import Forecast, Rates, forecast
 from gammaslim.graph import ChannelGraph
 from gammaslim.layout import Layout, multiply_copies, owning
@@ -105,9 +105,15 @@ class Attachment:
         Raises:
             PenaltyError: the penalty's schedule or budget takes more than ``total_steps``, or
                 ``lr`` is not what it should be.
+            OptimizerError: the optimizer is gone.
         """
-        found = [optimizer for each in self._optimizers if (optimizer := each()) is not None]
-        return forecast(self._given, found, self._layout.on_device(), total_steps, lr)
+        optimizers = [optimizer for each in self._optimizers if (optimizer := each()) is not None]
+        if len(optimizers) < len(self._optimizers):
+            raise OptimizerError(
+                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to it "
+                "any more. Attach the one that trains now."
+            )
+        return forecast(self._given, optimizers, self._layout.on_device(), total_steps, lr)
 
     def stats(self) -> Stats:
         """What the penalty has achieved so far; cheap enough for every hundred steps.

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -101,12 +101,16 @@ def demo(
     *,
     out: Annotated[Path, typer.Option(help="The folder to write into.")],
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
+    penalty: Annotated[
+        Literal["budget", "lasso"],
+        typer.Option(help="Channels go to exactly zero by a budget of MACs, or by a group lasso."),
+    ] = "budget",
 ) -> None:
     """Train two small networks on digits, slim them, and measure what it cost and gained."""
     with _errors_as_one_line():
-        from gammaslim.demo.run import run_demo
+        from gammaslim.demo.run import Recipe, run_demo
 
-        run_demo(out, seed=seed, console=_console())
+        run_demo(out, seed=seed, console=_console(), recipe=Recipe(penalty=penalty))
 
 
 def _console() -> Console:

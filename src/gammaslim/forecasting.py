@@ -97,7 +97,8 @@ def forecast(
         values = values * penalty.weights[atlas.numbers][atlas.channels]
     # A channel is as slow as its slowest scale.
     reach = np.full(len(atlas.numbers), np.inf)
-    np.minimum.at(reach, atlas.channels, values)
+    with np.errstate(invalid="ignore"):  # NaN where an optimizer is not known
+        np.minimum.at(reach, atlas.channels, values)
     reach = reach[free]
     notes = " ".join(sorted({each.note for each in pace.values() if each.note}))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -14,7 +14,8 @@ from gammaslim.graph import BoolArray, ChannelGraph, Cost
 from gammaslim.modules import check_fresh, named_tensors, on_meta, unwrap
 from gammaslim.plan import Plan
 from gammaslim.select import changed_attributes
-from gammaslim.surgery import apply_plan, check_optimizer, masked_state
+from gammaslim.surgery import apply_plan, check_optimizer, cuts_by_tensor, masked_state
+from gammaslim.untold import remember
 from gammaslim.verify import (
     Evidence,
     Noise,
@@ -64,7 +65,8 @@ def prune(
         model: the network that ``graph`` was traced from.
         graph: its channel graph; stale afterwards: trace again before the next cut.
         plan: from :func:`gammaslim.select` on this graph.
-        optimizer: the optimizer that trains ``model``, if there is one.
+        optimizer: the optimizer that trains ``model``, if there is one.  One that is not told and
+            goes on all the same raises :class:`OptimizerError` at its next step.
         verify: ``False`` skips the two forward passes of the comparison.
 
     Raises:
@@ -85,9 +87,12 @@ def prune(
     if optimizer is not None:
         check_optimizer(model, plan, optimizer)
     before, after = graph.cost(), graph.cost_of(keep)
+    cut = cuts_by_tensor(plan)
+    shapes = {p: p.shape for name, p in model.named_parameters() if name in cut}
     meta = on_meta(named_tensors(model))
     if meta or not verify:
         apply_plan(model, plan, optimizer)
+        remember(shapes)
         why = "weights are on the meta device" if meta else "verify=False"
         return Outcome(float("nan"), before, after, plan, f"Cut, not verified: {why}.")
     verdict = _cut_and_judge(model, graph, plan, keep, optimizer)
@@ -96,6 +101,7 @@ def prune(
             f"The cut network does not compute what the masked one computes: {verdict.message}. "
             "The network has been restored. Keep that layer with ignore=, and please report it."
         )
+    remember(shapes)
     message = (
         f"Cut and verified at {verdict.compared} outputs: drift {verdict.drift:.1e}, "
         f"MACs {before.macs:,} -> {after.macs:,}, parameters {before.params:,} -> {after.params:,}."

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,7 +32,11 @@ def digits():
 
 
 def line():
-    return Measured(Accuracy(0.99, 0.9, 0.98), Change(9, 4), Change(8, 3), 1e-7, Change(2.0, 1.0))
+    accuracies = Accuracy(0.99, 0.9, 0.98)
+    latency = Change(2.0, 1.0)
+    return Measured(
+        accuracies, Change(9, 4), Change(8, 3), 1e-7, same_predictions=True, latency_ms=latency
+    )
 
 
 def test_split_is_disjoint_and_stratified(digits):
@@ -103,6 +108,7 @@ def test_metrics_file(tmp_path):
             "macs": {"before": 9, "after": 4},
             "params": {"before": 8, "after": 3},
             "drift": 1e-7,
+            "same_predictions": True,
             "latency_ms": {"before": 2.0, "after": 1.0},
         }
     }
@@ -112,7 +118,7 @@ def test_metrics_file(tmp_path):
 def test_metrics_table():
     table = metrics_table({"vgg": line(), "resnet": line()})
     assert len(table.columns) == 3
-    assert table.row_count == 7
+    assert table.row_count == 8
     assert metrics_table({}).row_count == 0
 
 
@@ -130,11 +136,13 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
         load_digits()
 
 
+@pytest.mark.parametrize("penalty", ["budget", "lasso"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_one_network_in_short(name, digits, tmp_path):
+def test_one_network_in_short(name, penalty, digits, tmp_path):
     file = tmp_path / FILES[name]
-    result = slim_network(name, Setting(digits, SHORT, seed=0), file)
+    result = slim_network(name, Setting(digits, replace(SHORT, penalty=penalty), seed=0), file)
     measured = result.measured
+    assert measured.same_predictions >= (penalty == "budget")
     assert file.stat().st_size > 0
     assert measured.macs.after <= SHORT.keep_macs * measured.macs.before
     assert measured.params.after < measured.params.before
@@ -156,3 +164,5 @@ def test_the_whole_demo_keeps_its_promise(tmp_path):
         assert result.macs.after <= 0.5 * result.macs.before
         assert result.accuracy.finetuned >= result.accuracy.dense - 0.01
         assert result.drift < 1e-4
+        assert result.same_predictions
+        assert result.accuracy.after_cut == result.accuracy.dense

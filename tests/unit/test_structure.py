@@ -24,7 +24,7 @@ LAYERS = (
     {"scores", "chains", "select", "costs", "schedules"},
     {"penalties", "shards", "layout", "forecasting", "watching"},
     {"attachment", "attach", "suggesting", "param_groups"},
-    {"surgery", "running", "verify", "pruning"},
+    {"surgery", "running", "verify", "untold", "pruning", "latency"},
     {"files"},
     {"report"},
     {"specs", "demo", "cli"},

@@ -35,12 +35,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Measured:
-    """One network's line of the demo; MACs are per image, latency is of the whole test set."""
+    """One network's line of the demo; MACs are per image, latency is of the whole test set.
+
+    ``same_predictions``: for every held-out image the class is the same before and after the cut.
+    """
 
     accuracy: Accuracy
     macs: Change
     params: Change
     drift: float
+    same_predictions: bool
     latency_ms: Change
 
 
@@ -77,6 +81,7 @@ def _cells(line: Measured) -> dict[str, str]:
         "parameters": _change(line.params),
         "latency, ms": f"{latency.before:.1f} → {latency.after:.1f}",
         "drift": f"{line.drift:.1e}",
+        "same predictions": "all" if line.same_predictions else "not all",
     }
 
 

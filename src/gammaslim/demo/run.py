@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -18,12 +19,21 @@ import gammaslim as gs
 from gammaslim.demo.data import Digits, load_digits
 from gammaslim.demo.metrics import Accuracy, Change, Measured, metrics_table, write_metrics
 from gammaslim.demo.nets import NETWORKS, build
-from gammaslim.demo.training import Phase, accuracy, latencies, make_optimizer, predict, train
+from gammaslim.demo.training import (
+    BATCH,
+    Phase,
+    accuracy,
+    latencies,
+    make_optimizer,
+    predict,
+    train,
+)
 from gammaslim.report.plots import scales_picture
 
 FILES = {"vgg": "slim.safetensors", "resnet": "slim-resnet.safetensors"}
 
 Scales = dict[str, list[float]]
+Choice = Literal["budget", "lasso"]
 
 
 _SPARSE = Phase(epochs=40, peak=0.1)
@@ -34,11 +44,13 @@ _TUNE = Phase(epochs=10, peak=0.005)
 class Recipe:
     """The demo's numbers.
 
-    The shrink budget ``strength · Σ lr / (1 - momentum)`` is about 20, far above the 1 at which
-    scales start, and the falling learning rate lets those that the loss does not hold come to
-    rest near zero: that is why the cut costs so little.
+    ``penalty`` is ``"budget"``, which brings what goes to exactly zero, so that the cut changes no
+    prediction; or ``"lasso"``, the classic.  There the shrink budget ``strength · Σ lr / (1 -
+    momentum)`` is about 20, far above the 1 at which scales start, and the falling learning rate
+    lets those that the loss does not hold come to rest near zero.
     """
 
+    penalty: Choice = "budget"
     sparse: Phase = _SPARSE
     tune: Phase = _TUNE
     strength: float = 5e-3
@@ -115,16 +127,16 @@ def slim_network(name: str, setting: Setting, file: Path) -> Slimmed:
     optimizer = make_optimizer(model)
     graph = gs.trace(model, digits.test_images[:1])
 
-    handle = gs.attach(model, graph, optimizer, gs.GroupLasso(recipe.strength))
+    handle = gs.attach(model, graph, optimizer, _penalty(recipe, digits))
     say = f"{name}: training with the penalty"
     train(model, optimizer, digits, recipe.sparse, seed=seed, tick=lambda: setting.tick(say))
-    handle.detach()
     dense, before = copy.deepcopy(model), _scales(model, graph)
 
-    scores = gs.scores(model, graph)
-    plan = gs.select(graph, scores, keep_macs=recipe.keep_macs, min_channels=recipe.min_channels)
+    plan = _plan(model, graph, handle, recipe)
+    handle.detach()
     outcome = gs.prune(model, graph, plan, optimizer=optimizer)
     after_cut = accuracy(model, digits)
+    unchanged = _predictions(dense, digits).equal(_predictions(model, digits))
 
     say = f"{name}: fine-tuning"
     train(model, optimizer, digits, recipe.tune, seed=seed + 1, tick=lambda: setting.tick(say))
@@ -137,9 +149,30 @@ def slim_network(name: str, setting: Setting, file: Path) -> Slimmed:
         macs=Change(outcome.before.macs, outcome.after.macs),
         params=Change(outcome.before.params, outcome.after.params),
         drift=float(outcome.drift),
+        same_predictions=unchanged,
         latency_ms=Change(slow, fast),
     )
     return Slimmed(measured, before, _scales(model, graph))
+
+
+def _penalty(recipe: Recipe, digits: Digits) -> gs.Budget | gs.GroupLasso:
+    if recipe.penalty == "lasso":
+        return gs.GroupLasso(recipe.strength)
+    return gs.Budget(
+        keep_macs=recipe.keep_macs,
+        steps=recipe.sparse.epochs * digits.steps(BATCH),
+        min_channels=recipe.min_channels,
+    )
+
+
+def _plan(
+    model: nn.Module, graph: gs.ChannelGraph, handle: gs.Attachment, recipe: Recipe
+) -> gs.Plan:
+    """What the budget has brought to zero, or else what has the smallest scales."""
+    if recipe.penalty == "budget":
+        return handle.plan()
+    scores = gs.scores(model, graph)
+    return gs.select(graph, scores, keep_macs=recipe.keep_macs, min_channels=recipe.min_channels)
 
 
 def make_folder(out: Path) -> None:
@@ -161,6 +194,10 @@ def make_folder(out: Path) -> None:
             f"The demo was asked to write into the folder {str(out)!r}, which is read-only. Name "
             "another folder with --out."
         )
+
+
+def _predictions(model: nn.Module, digits: Digits) -> torch.Tensor:
+    return predict(model, digits.test_images).argmax(dim=1)
 
 
 def _scales(model: nn.Module, graph: gs.ChannelGraph) -> Scales:
