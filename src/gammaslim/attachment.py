@@ -110,8 +110,8 @@ class Attachment:
         optimizers = [optimizer for each in self._optimizers if (optimizer := each()) is not None]
         if len(optimizers) < len(self._optimizers):
             raise OptimizerError(
-                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to it "
-                "any more. Attach the one that trains now."
+                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to "
+                "it any more. Attach the one that trains now."
             )
         return forecast(self._given, optimizers, self._layout.on_device(), total_steps, lr)
 

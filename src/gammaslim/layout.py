@@ -99,6 +99,8 @@ class Layout:
         scale = None if weights is None else weights[atlas.numbers][atlas.channels]
         if not atlas.free.all():
             scale = atlas.free.astype(np.float64) * (1.0 if scale is None else scale)
+        double = any(parameter.dtype == torch.float64 for parameter in parameters)
+        kind = torch.float64 if double else torch.float32
         layout = cls(
             atlas=atlas,
             parameters=tuple(parameters),
@@ -108,9 +110,9 @@ class Layout:
             owners=tuple(owners),
             groups=torch.repeat_interleave(numbers, torch.tensor(widths)),
             free=None if atlas.free.all() else torch.from_numpy(atlas.free)[places],
-            weights=None if scale is None else torch.from_numpy(scale)[places].float(),
+            weights=None if scale is None else torch.from_numpy(scale)[places].to(kind),
             counted=_counted(parameters, widths, mesh),
-            sizes=torch.from_numpy(np.bincount(atlas.channels)).float(),
+            sizes=torch.from_numpy(np.bincount(atlas.channels)).to(kind),
             mesh=mesh,
             scattered=False,
         )
