@@ -228,14 +228,14 @@ class Attachment:
         scaled = grad_scale.to(layout.channels.device) if isinstance(grad_scale, Tensor) else None
         if isinstance(self._penalty, Penalty):
             if self._term is None or len(self._waiting) == len(self._parts):
-                strength = strength_at(self._penalty.strength, self._steps)
-                self._term = self._penalty.gradient(layout.scales(layout.gather(), strength))
-            layout.scatter(self._term if scaled is None else self._term * scaled, part.mine)
+                self._term = self._penalty.gradient(layout.scales(layout.gather()))
+            term = self._term if scaled is None else self._term * scaled
+            layout.scatter(term, strength_at(self._penalty.strength, self._steps), part.mine)
         elif self._settling is not None and self._settling.watches(self._steps):
             gradients = layout.gather_gradients(part.mine)
             if scaled is not None:
                 gradients = gradients / scaled
-            self._settling.observe(layout.scales(layout.gather(), 0.0), gradients)
+            self._settling.observe(layout.scales(layout.gather()), gradients)
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def _after_step(self, part: Part, optimizer: Optimizer) -> None:
@@ -270,9 +270,9 @@ class Attachment:
         if not isinstance(self._penalty, Shrinkage):
             return None
         values, optimizers = layout.gather(), [optimizer() for optimizer in self._optimizers]
+        rates = layout.rates(optimizers, values)
         strength = strength_at(self._penalty.strength, self._steps)
-        scales = layout.scales(values, strength, layout.rates(optimizers, values))
-        return self._penalty.factors(scales)
+        return self._penalty.factors(layout.scales(values, rates * strength))
 
     def _multiply(self, part: Part, factors: Tensor) -> None:
         """Shrink what one optimizer has moved; a budget's last factor, 0, holds in any case."""

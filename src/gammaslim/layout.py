@@ -95,7 +95,7 @@ class Layout:
         mesh = Mesh.of(parameters)
         owner_of = owning(optimizers, parameters)
         owners = sorted(set(owner_of))
-        numbers = torch.tensor([owners.index(owner) for owner in owner_of])
+        numbers = [owners.index(owner) for owner in owner_of]
         scale = None if weights is None else weights[atlas.numbers][atlas.channels]
         if not atlas.free.all():
             scale = atlas.free.astype(np.float64) * (1.0 if scale is None else scale)
@@ -108,7 +108,7 @@ class Layout:
             places=places,
             channels=torch.from_numpy(atlas.channels)[places],
             owners=tuple(owners),
-            groups=torch.repeat_interleave(numbers, torch.tensor(widths)),
+            groups=torch.from_numpy(np.repeat(numbers, widths)),
             free=None if atlas.free.all() else torch.from_numpy(atlas.free)[places],
             weights=None if scale is None else torch.from_numpy(scale)[places].to(kind),
             counted=_counted(parameters, widths, mesh),
@@ -160,15 +160,13 @@ class Layout:
         # Squares of half-precision scales underflow.
         return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
 
-    def scales(
-        self, values: Tensor, strength: float | Tensor, rates: Tensor | float = 0.0
-    ) -> Scales:
-        """What a penalty sees: ``values`` and λ, times the weight that each value has."""
+    def scales(self, values: Tensor, rates: Tensor | float = 0.0) -> Scales:
+        """What a penalty sees; its strengths are the weights that values have, without λ."""
         return Scales(
             values=values,
             channels=self.channels,
             num_channels=self.num_channels,
-            strengths=strength if self.weights is None else self.weights * strength,
+            strengths=1.0 if self.weights is None else self.weights,
             rates=rates,
             penalised=self.free,
             counted=self.counted,
@@ -227,13 +225,14 @@ class Layout:
         if trained:
             torch._foreach_mul_(values, split(factors, self.widths, trained, values))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
-    def scatter(self, term: Tensor, chosen: Sequence[int]) -> None:
-        """Add their part of ``[n]`` to the gradients of the chosen parameters that have one."""
+    def scatter(self, term: Tensor, strength: float, chosen: Sequence[int]) -> None:
+        """Add λ times their part to the gradients of the chosen parameters that have one."""
         grads = {index: self.parameters[index].grad for index in chosen}
         found = {index: local(grad) for index, grad in grads.items() if grad is not None}
         targets = list(found.values())
         if targets:
-            torch._foreach_add_(targets, split(term, self.widths, list(found), targets))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+            terms = split(term, self.widths, list(found), targets)
+            torch._foreach_add_(targets, terms, alpha=strength)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def _complain(self) -> None:
         name, parameter, width = next(
@@ -301,5 +300,5 @@ def _counted(parameters: Sequence[Tensor], widths: Sequence[int], mesh: Mesh) ->
     sharded = [is_sharded(parameter) for parameter in parameters]
     if mesh.whole or all(sharded):
         return None
-    mine = torch.tensor([mesh.first or alone for alone in sharded])
-    return torch.repeat_interleave(mine.float(), torch.tensor(widths))
+    mine = [float(mesh.first or alone) for alone in sharded]
+    return torch.from_numpy(np.repeat(mine, widths)).float()
