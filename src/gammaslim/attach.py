@@ -20,7 +20,7 @@ from gammaslim.errors import (
 from gammaslim.forecasting import Rates
 from gammaslim.graph import ChannelGraph
 from gammaslim.layout import Atlas, Layout, free_channels, owning
-from gammaslim.modules import named_tensors, unwrap
+from gammaslim.modules import named_tensors
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Shrinkage
 from gammaslim.scores import FloatArray, scale_parameters
 from gammaslim.shards import local
@@ -186,14 +186,18 @@ def _refuse_second(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Para
                 )
 
 
+_WRAPPED = ("module", "_orig_mod")
+"""What averages, parallel and compiled wrappers call what they wrap."""
+
+
 def _copies(ema: nn.Module, layout: Layout) -> list[Tensor]:
-    """The averages of the penalised tensors, in a copy or in a wrapper that calls it ``module``."""
-    present = named_tensors(unwrap(ema))
-    while layout.atlas.names[0] not in present and isinstance(
-        inner := ema._modules.get("module"),  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        nn.Module,
-    ):
-        ema, present = inner, named_tensors(unwrap(inner))
+    """The averages of the penalised tensors, in a copy or inside the wrappers around it."""
+    present = named_tensors(ema)
+    while layout.atlas.names[0] not in present:
+        inner = next((m for n, m in ema.named_children() if n in _WRAPPED), None)
+        if inner is None:
+            break
+        ema, present = inner, named_tensors(inner)
     for name, parameter, width in zip(
         layout.atlas.names, layout.parameters, layout.widths, strict=True
     ):

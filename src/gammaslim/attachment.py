@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,25 @@ class Attachment:
     def __exit__(self, *exception: object) -> None:
         """Detach."""
         self.detach()
+
+    def __copy__(self) -> Self:
+        """The handle itself: there is one for what was attached, and copies have no hooks."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The handle itself, also where a network that refers to it is copied."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: hooks in an optimizer cannot be.
+
+        Raises:
+            PenaltyError: always.
+        """
+        raise PenaltyError(
+            f"{self!r} was to be pickled; it acts on one optimizer in one process. Save its "
+            "state_dict(), attach again after loading, and give it to load_state_dict()."
+        )
 
     def __repr__(self) -> str:
         """A one-line summary."""
