@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
@@ -208,7 +209,7 @@ class Attachment:
             self._after_step(part, optimizer)
 
         # A compiled step would follow the hooks, and compile again for every new step count.
-        disable: Any = torch.compiler.disable
+        disable: Any = functools.partial(torch.compiler.disable, reason="a hook of gammaslim's")
         part.hooks.append(optimizer.register_step_pre_hook(disable(before)))
         part.hooks.append(optimizer.register_step_post_hook(disable(after)))
         ACTIVE.setdefault(optimizer, weakref.WeakSet()).add(self)

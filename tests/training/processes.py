@@ -180,6 +180,18 @@ def overflowed() -> Result:
     return {**outcome(model, handle), "state": handle.state_dict()["settling"]}
 
 
+def synchronised() -> Result:
+    """SyncBatchNorm, made after tracing; on the CPU its forward runs in evaluation mode only."""
+    model = small_net().eval()
+    graph = traced(model)
+    model = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    handle = attach(model, graph, optimizer, PENALTIES["GroupLasso"])
+    train_shares(model, optimizer, range(STEPS), "DDP")
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    return outcome(model, handle)
+
+
 def scored() -> Result:
     """Scores of a sharded network, and of the same one before."""
     model = small_net()
@@ -220,7 +232,7 @@ def everything(world: int) -> dict[Any, Any]:
         if world == 4:
             results[("HSDP", name)] = trained(penalty, "FSDP2", grid())
     extra: list[Callable[[], Any]] = [overflowed, averaged]
-    extra += [two_meshes] if world == 4 else [resumed, scored]
+    extra += [two_meshes] if world == 4 else [resumed, scored, synchronised]
     results |= {each.__name__: each() for each in extra}
     return results
 

@@ -109,6 +109,15 @@ def test_scores_of_a_sharded_network_are_those_of_the_whole(group):
             assert np.array_equal(scored["after"], scored["before"], equal_nan=True)
 
 
+def test_synchronised_batchnorms_are_penalised_like_others(group, alone):
+    """Converted after tracing and before wrapping: the parameters are the same ones."""
+    for results in group:
+        if len(group) == 2:
+            found = results["synchronised"]["scales"]
+            for name, value in alone["GroupLasso"]["scales"].items():
+                torch.testing.assert_close(found[name], value, **TIGHT)
+
+
 def test_scales_over_two_meshes_are_refused(group):
     """Their norms could not be summed."""
     for results in group:
