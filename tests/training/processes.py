@@ -69,7 +69,7 @@ def train_shares(
         share = slice(rank * len(images) // world, (rank + 1) * len(images) // world)
         nn.functional.cross_entropy(model(images[share]), classes[share]).backward()
         for parameter in model.parameters():
-            # FSDP2 leaves the gradients of parameters that it ignores to the user.
+            # FSDP2 leaves the gradients of parameters that it does not shard to the user.
             if style.startswith("FSDP2") and not isinstance(parameter, DTensor):
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= world
@@ -181,13 +181,16 @@ def overflowed() -> Result:
 
 
 def synchronised() -> Result:
-    """SyncBatchNorm, made after tracing; on the CPU its forward runs in evaluation mode only."""
+    """SyncBatchNorm, made after tracing; gradients are averaged by hand.
+
+    On the CPU its forward runs in evaluation mode only, and DistributedDataParallel refuses it.
+    """
     model = small_net().eval()
     graph = traced(model)
-    model = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     handle = attach(model, graph, optimizer, PENALTIES["GroupLasso"])
-    train_shares(model, optimizer, range(STEPS), "DDP")
+    train_shares(model, optimizer, range(STEPS), "FSDP2-none")
     assert any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     return outcome(model, handle)
 
