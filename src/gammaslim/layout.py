@@ -61,7 +61,8 @@ class Layout:
 
     ``places`` ``[n]`` point into the atlas.  ``owners`` are the distinct pairs of an optimizer and
     a parameter group, -1 where there is none; ``groups`` ``[n]`` point into them.  ``weights``
-    ``[n]`` are what λ is multiplied with (``None``: 1 everywhere).  ``scattered``: over several
+    ``[n]`` are what λ is multiplied with (``None``: 1 everywhere).  ``order`` ``[n]`` sorts by
+    channel, ``starts`` ``[C + 1]`` is where each then starts.  ``scattered``: over several
     devices of this process.
     """
 
@@ -76,6 +77,8 @@ class Layout:
     weights: Tensor | None
     counted: Tensor | None
     sizes: Tensor
+    order: Tensor
+    starts: Tensor
     mesh: Mesh
     scattered: bool
 
@@ -101,18 +104,22 @@ class Layout:
             scale = atlas.free.astype(np.float64) * (1.0 if scale is None else scale)
         double = any(parameter.dtype == torch.float64 for parameter in parameters)
         kind = torch.float64 if double else torch.float32
+        channels = torch.from_numpy(atlas.channels)[places]
+        order = channels.argsort(stable=True)
         layout = cls(
             atlas=atlas,
             parameters=tuple(parameters),
             widths=widths,
             places=places,
-            channels=torch.from_numpy(atlas.channels)[places],
+            channels=channels,
             owners=tuple(owners),
             groups=torch.from_numpy(np.repeat(numbers, widths)),
             free=None if atlas.free.all() else torch.from_numpy(atlas.free)[places],
             weights=None if scale is None else torch.from_numpy(scale)[places].to(kind),
             counted=_counted(parameters, widths, mesh),
             sizes=torch.from_numpy(np.bincount(atlas.channels)).to(kind),
+            order=order,
+            starts=torch.searchsorted(channels[order], torch.arange(len(atlas.numbers) + 1)),
             mesh=mesh,
             scattered=False,
         )
@@ -173,6 +180,8 @@ class Layout:
             combine=None if self.mesh.whole else self.mesh.combine,
             total=int(np.count_nonzero(self.atlas.free)),
             sizes=self.sizes,
+            # Metal has no segment_reduce, and no second process either.
+            sorting=None if values.device.type == "mps" else (self.order, self.starts),
         )
 
     def rates(self, optimizers: Sequence[Optimizer | None], values: Tensor) -> Tensor | float:

@@ -106,6 +106,25 @@ def test_a_step_costs_few_kernels(name):
     assert len(kernels) == KERNELS[name] <= MOST, kernels
 
 
+UNORDERED = (
+    "scatter_add",
+    "scatter_reduce",
+    "index_add",
+    "index_put",
+    "put_",
+    "bincount",
+    "cumsum",
+)
+"""Operators that add in any order on a GPU, so that their results differ in the last bits."""
+
+
+@pytest.mark.parametrize("penalty", [*PENALTIES.values(), BUDGET], ids=[*PENALTIES, "Budget"])
+def test_a_step_has_the_same_result_every_time(penalty):
+    """Or processes that hold the same scales (DDP) would drift apart."""
+    kernels = kernels_of(small_net(torch.float32), GRAPH, penalty)
+    assert not [kernel for kernel in kernels if kernel.startswith(UNORDERED)]
+
+
 @pytest.mark.parametrize(("at", "count"), [(50, 8), (106, 11), (450, 3)])
 def test_a_step_of_a_budget_costs_few_kernels(at, count):
     """While it only looks; while it looks and shrinks; and once the choice is final."""

@@ -46,9 +46,11 @@ def test_scales_are_those_of_one_process(group, alone, style, penalty):
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", [*STYLES, "HSDP"])
 def test_processes_agree_to_the_bit(group, style, penalty):
     """Scales and statistics."""
+    if style == "HSDP" and len(group) < 4:
+        return
     first, *others = (results[(style, penalty)] for results in group)
     for other in others:
         assert all(

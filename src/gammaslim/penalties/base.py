@@ -35,6 +35,8 @@ class Scales:
         combine: sums a tensor over processes, in place; ``None`` if there is one.
         total: how many penalised values the whole network has; 0 if all of ``values``.
         sizes: ``[num_channels]``, how many values each channel has; counted if ``None``.
+        sorting: the order ``[n]`` that sorts values by channel, and ``[num_channels + 1]`` where
+            each channel then starts and the last ends; without it sums vary on a GPU.
     """
 
     values: Tensor
@@ -47,12 +49,20 @@ class Scales:
     combine: Callable[[Tensor], Tensor] | None = None
     total: int = 0
     sizes: Tensor | None = None
+    sorting: tuple[Tensor, Tensor] | None = None
 
     def per_channel(self, amounts: Tensor) -> Tensor:
         """``[n]`` to ``[num_channels]``: the sum over the values of each channel."""
         if self.counted is not None:
             amounts = amounts * self.counted
-        sums = amounts.new_zeros(self.num_channels).scatter_add_(0, self.channels, amounts)
+        if self.sorting is None or not len(amounts):
+            sums = amounts.new_zeros(self.num_channels).scatter_add_(0, self.channels, amounts)
+        else:
+            # scatter_add_ adds in any order on a GPU: processes with equal scales would drift apart
+            # by rounding errors, and a budget might choose other channels on each of them.
+            order, starts = self.sorting
+            ordered = amounts.index_select(0, order)
+            sums = torch.segment_reduce(ordered, "sum", offsets=starts, unsafe=True)
         return sums if self.combine is None else self.combine(sums)
 
     def spread(self, sums: Tensor) -> Tensor:
