@@ -86,6 +86,20 @@ def test_group_lasso_of_single_scales_is_l1():
     )
 
 
+def test_mean_does_not_depend_on_how_values_are_spread():
+    """To the last bit, or polarization takes another course where scales are sharded."""
+    values = torch.rand(1001, generator=torch.Generator().manual_seed(0)) + 0.5
+    whole = Scales(values, torch.arange(1001), 1001, 0.1)
+    for cut in range(0, 1001, 50):
+        other = values[cut:].double().sum()
+        part = Scales(
+            values[:cut], torch.arange(cut), cut, 0.1,
+            combine=lambda sums, other=other: sums + other, total=1001,
+        )  # fmt: skip
+        assert torch.equal(part.mean(part.values), whole.mean(values))
+    assert whole.mean(values).dtype == values.dtype
+
+
 @pytest.mark.parametrize(
     "penalty",
     [L1(0.1), GroupLasso(0.1), GroupLasso(0.1, reduce="mean"), Polarization(0.1)],

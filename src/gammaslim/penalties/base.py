@@ -72,10 +72,12 @@ class Scales:
         for factor in (self.penalised, self.counted):
             if factor is not None:
                 amounts = amounts * factor
-        total = amounts.sum()
+        # In double precision the sum does not depend on how the values are spread over processes.
+        exact = amounts.dtype if amounts.device.type == "mps" else torch.float64
+        total = amounts.sum(dtype=exact)
         if self.combine is not None:
             total = self.combine(total)
-        return total / (self.total or self.values.numel())
+        return (total / (self.total or self.values.numel())).to(amounts.dtype)
 
     def only_penalised(self, term: Tensor) -> Tensor:
         """``term``, 0 at values that may not go."""
