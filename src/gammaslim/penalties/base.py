@@ -68,16 +68,21 @@ class Scales:
         return self.per_channel(amounts) / sizes
 
     def mean(self, amounts: Tensor) -> Tensor:
-        """The mean over all penalised values of the network, without dimensions."""
-        for factor in (self.penalised, self.counted):
-            if factor is not None:
-                amounts = amounts * factor
-        # In double precision the sum does not depend on how the values are spread over processes.
+        """The mean over all penalised values of the network, without dimensions.
+
+        In double precision where there is one, so that it does not depend on how the values are
+        spread over processes.
+        """
         exact = amounts.dtype if amounts.device.type == "mps" else torch.float64
+        factors = [factor for factor in (self.penalised, self.counted) if factor is not None]
+        if not factors and self.combine is None:
+            return amounts.mean(dtype=exact)
+        for factor in factors:
+            amounts = amounts * factor
         total = amounts.sum(dtype=exact)
         if self.combine is not None:
             total = self.combine(total)
-        return (total / (self.total or self.values.numel())).to(amounts.dtype)
+        return total / (self.total or self.values.numel())
 
     def only_penalised(self, term: Tensor) -> Tensor:
         """``term``, 0 at values that may not go."""

@@ -46,7 +46,7 @@ class Polarization(Penalty):
     def gradient(self, scales: Scales) -> Tensor:
         """``λ (t · sign(γ) − s) + mean(λ s)``, shape ``[n]``: λ may differ from scale to scale."""
         away = (scales.values - scales.mean(scales.values)).sign_().mul_(scales.strengths)
-        pull = scales.values.sign().mul_(scales.strengths).mul_(self.t)
+        pull = scales.values.sign().mul_(scales.strengths * self.t)
         return scales.only_penalised((pull - away).add_(scales.mean(away)))
 
     def distances(self, scales: Scales) -> Tensor:

@@ -47,6 +47,6 @@ class Proximal(Shrinkage):
 
     def factors(self, scales: Scales) -> Tensor:
         """``max(0, 1 − η λ / ‖v‖₂)``, shape ``[n]``."""
-        norms = scales.norms().clamp_(min=tiny(scales.values))
-        shrunk = scales.spread(norms.reciprocal_()).mul_(scales.strengths).mul_(scales.rates)
-        return shrunk.neg_().add_(1).clamp_(min=0)
+        squares = scales.per_channel(scales.values * scales.values)
+        inverse = scales.spread(squares.clamp_(min=tiny(scales.values)).rsqrt_())
+        return (1 - inverse.mul_(scales.strengths * scales.rates)).clamp_(min=0)
