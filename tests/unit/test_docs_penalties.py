@@ -35,10 +35,7 @@ def one_process(tmp_path):
 
 def test_examples_run_in_their_order(one_process, capsys):
     text = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python
-(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 8
     names = {"__name__": "docs.penalties"}
     with torch.random.fork_rng(devices=[]):
