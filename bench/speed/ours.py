@@ -46,7 +46,7 @@ MOMENTS: Mapping[str, Moment] = MappingProxyType({
     "Budget, settled": Moment(BUDGET, 60_000),
 })  # fmt: skip
 RARE = "Budget, choosing"
-"""It happens 41 times in a training, whatever its length."""
+"""It happens some tens of times in a training, whatever its length."""
 
 
 def our_cut(original: nn.Module, *, verify: bool) -> float:

@@ -96,13 +96,13 @@ def heading() -> tuple[str, str, str, str, str]:
 
 def step_cells(step: Step) -> tuple[str, ...]:
     """One row of the table of steps as text."""
-    ratio = "" if step.ratio is None else f"{step.ratio:.0f}x"
+    ratio = "" if step.ratio is None else f"{step.ratio:.1f}x"
     share = "" if step.share is None else f"{step.share:.4%}"
     return step.penalty, duration(step.ours), share, str(step.kernels), ratio
 
 
 STEP_HEADING = ("penalty", "per step", "of forward + backward", "operators",
-                "peer's group lasso on scales takes")  # fmt: skip
+                "peer's group lasso on scales")  # fmt: skip
 
 
 def grid(heading: Sequence[str], left: int, lines: Sequence[Sequence[str]]) -> str:
@@ -132,7 +132,7 @@ def steps_markdown(steps: Sequence[Step], setting: Mapping[str, str | int]) -> s
         f"forward and backward of a batch of {BATCH} take {duration(steps[0].training)} on the "
         f"{steps[0].device}:\n\n{grid(STEP_HEADING, 1, [step_cells(step) for step in steps])}\n\n"
         "Operators are those that compute something, as PyTorch dispatches them. A budget watches "
-        "until its choice is settled, and chooses 41 times in a training, however long it is.\n"
+        "until its choice is settled, and chooses some tens of times in a whole training.\n"
     )
 
 

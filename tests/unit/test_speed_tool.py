@@ -83,5 +83,5 @@ def test_tables_are_for_readers():
     rows = [Row("resnet50", "L1, per step", 1e-4, "fails: TypeError")]
     text = markdown(rows, [GOOD, replace(GOOD, device="H200")], SETTING)
     assert "| resnet50 | L1, per step | 0.10 ms | fails: TypeError |  |" in text
-    assert text.count("| L1 | 0.10 ms | 0.0010% | 4 | 100x |") == 2
+    assert text.count("| L1 | 0.10 ms | 0.0010% | 4 | 100.0x |") == 2
     assert "take 10.00 s on the H200" in text
