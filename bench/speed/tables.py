@@ -102,7 +102,7 @@ def step_cells(step: Step) -> tuple[str, ...]:
 
 
 STEP_HEADING = ("penalty", "per step", "of forward + backward", "operators",
-                "peer's group lasso on scales")  # fmt: skip
+                "times faster than the peer's group lasso")  # fmt: skip
 
 
 def grid(heading: Sequence[str], left: int, lines: Sequence[Sequence[str]]) -> str:
@@ -116,7 +116,7 @@ def markdown(rows: Sequence[Row], steps: Sequence[Step], setting: Mapping[str, s
     text = (
         f"{grid(heading(), 2, [cells(row) for row in rows])}\n\n"
         f"Medians of {setting['repetitions']} alternating repetitions in one process, "
-        f"CPU ({setting['machine']}, {setting['threads']} threads), torch {setting['torch']}; "
+        f"CPU ({setting['machine']}, threads: {setting['threads']}), torch {setting['torch']}; "
         f"one 224 x 224 image, {REMOVE:.0%} of the channels. `python -m bench.speed` repeats it.\n"
     )
     return text + "".join(
