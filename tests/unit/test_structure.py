@@ -27,7 +27,7 @@ LAYERS = (
     {"surgery", "running", "verify", "untold", "pruning", "latency"},
     {"files"},
     {"report"},
-    {"specs", "demo", "cli"},
+    {"specs", "demo", "cli", "integrations"},
 )
 """Lowest first: a file imports from its own layer and those before it."""
 
@@ -41,6 +41,10 @@ EXTRAS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "tensorboard",
+    "transformers",
+    "accelerate",
+    "ultralytics",
 )
 
 PUBLIC = [
