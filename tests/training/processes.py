@@ -33,7 +33,7 @@ PENALTIES = {
     "GroupLasso": gs.GroupLasso(0.02),
     "Polarization": gs.Polarization(0.02),
     "Proximal": gs.Proximal(1.5),
-    "Budget": gs.Budget(keep_macs=0.5, steps=STEPS),
+    "Budget": gs.Budget(keep_macs=0.5, steps=STEPS, start=0.1, settle=0.4, end=0.5),
 }
 STYLES = ("DDP", "FSDP2", "FSDP2-parts", "FSDP2-mixed")
 Result = dict[str, Any]

@@ -16,7 +16,7 @@ PENALTIES = {
     "scheduled": gs.GroupLasso(gs.schedules.Cosine(0.05, 0.0, steps=STEPS)),
     "Polarization": gs.Polarization(0.02),
     "Proximal": gs.Proximal(gs.schedules.Warmup(1.0, steps=4)),
-    "Budget": gs.Budget(keep_macs=0.5, steps=10),
+    "Budget": gs.Budget(keep_macs=0.5, steps=10, start=0.1, settle=0.4, end=0.5),
 }
 OPTIMIZERS = {
     "SGD": lambda model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),

@@ -14,7 +14,7 @@ from gammaslim.errors import PenaltyError, StaleGraphError
 from tests.training.common import loss_of, scales_of, small_net, traced, train
 
 GRAPH = traced(small_net())
-BUDGET = gs.Budget(keep_macs=0.5, steps=20)
+BUDGET = gs.Budget(keep_macs=0.5, steps=20, start=0.1, settle=0.4, end=0.5)
 SHRINKING = {"Proximal": gs.Proximal(1.2), "Budget": BUDGET}
 AVERAGES = {
     "mean": {},

@@ -24,8 +24,8 @@ from tests.training.common import small_net, traced
 from tests.unit.handmade import PlainNet, plain_graph
 
 MOST = 11
-BUDGET = gs.Budget(keep_macs=0.5, steps=1000)
-"""Looks at gradients until step 400; from step 100 on it chooses anew at every seventh."""
+BUDGET = gs.Budget(keep_macs=0.5, steps=1000, start=0.1, settle=0.4, end=0.5)
+"""Looks at gradients until step 400; from step 100 on it chooses anew at every tenth."""
 
 GRAPH = traced(small_net(torch.float32))
 PENALTIES = {

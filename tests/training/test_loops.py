@@ -26,7 +26,7 @@ PENALTIES = {
     "GroupLasso": gs.GroupLasso(0.02),
     "Polarization": gs.Polarization(0.02),
     "Proximal": gs.Proximal(0.5),
-    "Budget": gs.Budget(keep_macs=0.5, steps=16),
+    "Budget": gs.Budget(keep_macs=0.5, steps=16, start=0.1, settle=0.4, end=0.5),
 }
 EVERY = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
 
@@ -83,7 +83,7 @@ def test_steps_that_overflow_leave_scales_alone_and_poison_nothing(penalty, fuse
 @FUSED
 def test_a_budget_reaches_zero_though_its_last_step_overflows(fused):
     """A fused optimizer counts that step; what was chosen is zero all the same."""
-    budget = gs.Budget(keep_macs=0.5, steps=16)
+    budget = gs.Budget(keep_macs=0.5, steps=16, start=0.1, settle=0.4, end=0.5)
     model = small_net(torch.float32)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, fused=fused)
     handle = attach(model, SINGLE, optimizer, budget)
