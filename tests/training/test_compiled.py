@@ -25,6 +25,11 @@ OPTIMIZERS = {
     ),
 }
 every = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+OFTEN = [
+    pytest.param(penalty, id=name, marks=() if name in {"L1", "Budget"} else pytest.mark.slow)
+    for name, penalty in PENALTIES.items()
+]
+"""One that acts before the step and one after it; the others only under ``make slow``."""
 
 
 class Counter:
@@ -112,7 +117,7 @@ def test_a_compiled_network_can_be_attached():
 
 @pytest.mark.parametrize("form", [compiled_method, compiled_function])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@every
+@pytest.mark.parametrize("penalty", OFTEN)
 def test_a_compiled_step_does_the_same_and_is_compiled_once(penalty, optimizer, form):
     """Step counts and schedules change from step to step; nothing is compiled anew for them."""
     step = form()
