@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"graph", "sequences", "plan"},
+    {"graph", "sequences", "plan", "narrowing"},
     {"demands", "labels", "classes", "families", "balance", "resolving"},
     {"modules", "calling", "fakes", "sizes", "findings", "sources", "ops"},
     {"attributes", "recording"},
