@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,9 +46,10 @@ def attention(recorder: Recorder, op: Op) -> None:
     zeros = recorder.labels(query).zero or recorder.labels(key).zero
     if features is not None and np.any(features >= 0) and not zeros:
         recorder.freeze(features, "masked attention features are not zero")
-    batch = math.prod(query.shape[:-2]) * query.shape[-2] * key.shape[-2]
-    recorder.work(op, batch, [(features, query.shape[-1])])
-    recorder.work(op, batch, [(v[-1], value.shape[-1])])
+    pairs = query.shape[-2] * key.shape[-2]
+    batch = list(zip(heads, query.shape[:-2], strict=True))
+    recorder.work(op, pairs, [*batch, (features, query.shape[-1])])
+    recorder.work(op, pairs, [*batch, (v[-1], value.shape[-1])])
 
 
 def _all_united(recorder: Recorder, trio: tuple[LabelArray, ...]) -> LabelArray:
