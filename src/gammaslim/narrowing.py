@@ -44,7 +44,9 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
         graph,
         shapes={
             name: tuple(
-                len(sites[site]) if (site := (graph.aliases.get(name, name), dim)) in sites else size
+                len(sites[site])
+                if (site := (graph.aliases.get(name, name), dim)) in sites
+                else size
                 for dim, size in enumerate(shape)
             )
             for name, shape in graph.shapes.items()
