@@ -55,9 +55,7 @@ class Calibration:
             found = True
             yield map_tensors(self._inputs(batch), lambda t: t.to(self._device))
         if not found:
-            raise CalibrationError(
-                "calibration= gave no batch. Pass data, a hundred batches or so."
-            )
+            raise CalibrationError("calibration= gave no batch. Pass a hundred or so.")
 
     def _inputs(self, batch: Any) -> Any:
         example = self._example
@@ -108,14 +106,18 @@ def reestimate(model: nn.Module, batches: Iterable[Any]) -> Callable[[], None]:
                 buffer.copy_(value)
 
     try:
-        with preserved_random_state(), preserved_attributes(model), torch.no_grad():
-            with training_mode(model, training=False):
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum, norm.training = None, True
-                for batch in batches:
-                    args, kwargs = call_arguments(model, batch)
-                    model(*args, **kwargs)
+        with (
+            preserved_random_state(),
+            preserved_attributes(model),
+            torch.no_grad(),
+            training_mode(model, training=False),
+        ):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True
+            for batch in batches:
+                args, kwargs = call_arguments(model, batch)
+                model(*args, **kwargs)
     except CalibrationError:
         restore()
         raise

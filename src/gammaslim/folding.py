@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.graph import IntArray
+from gammaslim.modules import first_paths
 from gammaslim.reading import Reading
 
 
@@ -107,10 +108,7 @@ def _absorb(reading: Reading, shift: Tensor, undo: list[Callable[[], None]]) -> 
     if isinstance(mean, Tensor):
         _change(mean, -shift, undo)
         return False
-    weight: Any = module.weight
-    module.bias = nn.Parameter(shift.to(weight), requires_grad=weight.requires_grad)
-    module.__dict__[ADDED_BIAS] = True
-    undo.append(lambda: _drop_bias(module))
+    undo.append(add_bias(module, shift))
     return True
 
 
@@ -118,12 +116,20 @@ ADDED_BIAS = "_gammaslim_bias"
 """Where a layer remembers that its bias is not of its own making."""
 
 
-def add_bias(module: nn.Module) -> None:
-    """Give a layer the bias that a file says was added to it."""
+def add_bias(module: nn.Module, values: Tensor | None = None) -> Callable[[], None]:
+    """Give a layer without a bias one, zero unless told; what takes it off again."""
     weight: Any = module.weight
-    # A transposed convolution would count its outputs elsewhere; none is ever given a bias.
-    module.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
+    # Only layers whose weight counts outputs first are ever folded into.
+    zeros: Tensor = weight.detach().new_zeros(weight.shape[0])
+    start = zeros if values is None else values.to(zeros)
+    module.bias = nn.Parameter(start, requires_grad=weight.requires_grad)
     module.__dict__[ADDED_BIAS] = True
+    return lambda: _drop_bias(module)
+
+
+def biases_added(model: nn.Module) -> list[str]:
+    """The paths of all layers that were given a bias."""
+    return [path for module, path in first_paths(model).items() if ADDED_BIAS in module.__dict__]
 
 
 def _drop_bias(module: nn.Module) -> None:

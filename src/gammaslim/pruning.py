@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from gammaslim.calibrating import Calibration, reestimate
 from gammaslim.cutting import Proof, cut
 from gammaslim.errors import PlanError
-from gammaslim.folding import Folded, fold
+from gammaslim.folding import Folded, add_bias, fold
 from gammaslim.graph import BoolArray, ChannelGraph, Cost, IntArray
 from gammaslim.modules import check_fresh, first_paths, named_tensors, on_meta, unwrap
 from gammaslim.narrowing import narrowed
@@ -41,9 +41,9 @@ class Outcome:
     """What a cut did.
 
     ``drift``: largest change of any compared output, relative to that output's scale, against the
-    masked network (``nan`` when it was not verified).  ``before``, ``after``: the cost.  ``folded``:
-    what removed channels still contributed and where it went, and ``change``: what that did to the
-    outputs; ``None`` if there was nothing to fold.  ``graph``: the channel graph of the cut network.
+    masked network (``nan`` when it was not verified).  ``before``, ``after``: the cost.  ``graph``:
+    the channels of the cut network.  ``folded``: what removed channels still contributed and where
+    it went, and ``change``: what that did to the outputs, ``None`` if there was nothing to fold.
     """
 
     drift: float
@@ -52,7 +52,7 @@ class Outcome:
     plan: Plan
     message: str
     graph: ChannelGraph = field(repr=False)
-    folded: Folded = Folded()
+    folded: Folded = field(default_factory=Folded)
     change: Change | None = None
 
     def __str__(self) -> str:
@@ -122,6 +122,9 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
             whole = _Cut(network, graph, plan, keep)
             done.append(whole)
             whole.run(owners, verify=verify, folds=fold, calibration=calibration)
+        for name in {name for whole in done for name in whole.added}:
+            for whole in done:  # an average has the same parameters as the network
+                whole.ensure_bias(name)
     except BaseException:
         for whole in done:
             whole.restore()
@@ -163,7 +166,7 @@ class _Cut:
         before = _difference(expected, network_outputs(model, graph.example_inputs))
         self._folded = fold(
             readings,
-            {module: path for module, path in first_paths(model).items()},
+            first_paths(model),
             constants_only=data is None,
             keep={r.module: self._outputs(r) for r in readings},
             weights=weights,
@@ -175,6 +178,17 @@ class _Cut:
         after = _difference(expected, network_outputs(model, graph.example_inputs))
         self._change = Change(before, after)
         _join_groups(self._folded.biases, optimizers)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The layers that were given a bias."""
+        return self._folded.added
+
+    def ensure_bias(self, name: str) -> None:
+        """Give a layer a bias of zero if it has none."""
+        module = self._model.get_submodule(name)
+        if getattr(module, "bias", None) is None:
+            self._undo.append(add_bias(module))
 
     def restore(self) -> None:
         """Take everything back, last change first."""

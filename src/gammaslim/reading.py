@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gammaslim.calling import call_arguments, copied, output_tensors
+from gammaslim.errors import CalibrationError
 from gammaslim.graph import BoolArray, ChannelGraph, IntArray, kept_mask
 from gammaslim.modules import (
     NORM_BASE,
@@ -97,7 +98,12 @@ def observe(
 
     with _hooked([m.register_forward_pre_hook(look) for m in readings]):
         for batch in batches:
-            _run(model, batch, contextlib.nullcontext())
+            try:
+                _run(model, batch, contextlib.nullcontext())
+            except Exception as error:  # any failure of the user's own code
+                raise CalibrationError(
+                    f"The network fails on the calibration data: {type(error).__name__}: {error}."
+                ) from error
     for module, norm in _sole_norms(model, graph.example_inputs, list(readings)).items():
         readings[module].norm = norm
     return list(readings.values()), skipped
