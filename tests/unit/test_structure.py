@@ -28,7 +28,7 @@ LAYERS = (
     {"cutting", "pruning", "latency", "scratch"},
     {"files"},
     {"report"},
-    {"specs", "demo", "cli"},
+    {"specs", "demo", "cli", "integrations"},
 )
 """Lowest first: a file imports from its own layer and those before it."""
 
@@ -42,6 +42,10 @@ EXTRAS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "tensorboard",
+    "transformers",
+    "accelerate",
+    "ultralytics",
 )
 
 PUBLIC = [
