@@ -82,14 +82,27 @@ def _cut_tensor(tensor: Tensor, cuts: Cuts, undo: Undo) -> None:
 
     def restore() -> None:
         tensor.grad = None
-        tensor.data = data
+        _set_data(tensor, data)
         tensor.grad = grad
 
     undo.steps.append(restore)
     tensor.grad = None
-    tensor.data = sliced(data, cuts)
+    _set_data(tensor, sliced(data, cuts))
     if grad is not None:
         tensor.grad = sliced(grad, cuts)
+
+
+def _set_data(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor other data, and autograd no chance to remember its old shape.
+
+    While the graph of the last step is alive (a loss that nobody deleted), it holds the node that
+    accumulates this tensor's gradient, with the shape of then; PyTorch makes a new one only where
+    the type or device of the data changes.
+    """
+    other = torch.float64 if data.dtype is not torch.float64 else torch.float32
+    if tensor.requires_grad:
+        tensor.data = data.new_empty(0, dtype=other)
+    tensor.data = data
 
 
 def _cut_state(state: dict[str, Any], cuts: Cuts, undo: Undo) -> None:

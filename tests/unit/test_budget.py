@@ -8,6 +8,7 @@ from torch.nn import functional
 
 import gammaslim as gs
 from gammaslim.errors import OptimizerError, PenaltyError, TargetError
+from gammaslim.penalties.banding import uniform_ratio
 from tests.nets.classic import CLASSIC
 from tests.unit.handmade import PlainNet, plain_graph
 
@@ -64,6 +65,16 @@ def test_the_cut_meets_the_target_and_changes_nothing(target, optimizer_class):
     before = model(IMAGES)
     gs.prune(model, graph, plan, optimizer=optimizer)
     assert (model(IMAGES) - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+@pytest.mark.parametrize("steps", [10, 11, 17, 21, 33])
+def test_the_target_is_met_whatever_the_number_of_steps(steps):
+    """Fractions of it are no whole numbers."""
+    model, graph = plain()
+    optimizer = sgd(model)
+    handle = gs.attach(model, graph, optimizer, gs.Budget(keep_macs=0.4, steps=steps))
+    training(model, optimizer, steps=steps)
+    assert graph.cost(handle.plan()).macs <= 0.4 * graph.cost().macs
 
 
 def test_select_finds_the_same_plan():
@@ -156,6 +167,48 @@ def test_limits_hold():
     assert model.bn0.num_features % 4 == model.bn1.num_features % 4 == 0
 
 
+@pytest.mark.parametrize("target", [{"keep_macs": 0.3}, {"remove_channels": 0.5}], ids=repr)
+def test_widths_stay_within_the_band(target):
+    """Around what narrowing all groups alike would leave, also where one layer is silent."""
+    model, graph = plain((24, 24, 24))
+    with torch.no_grad():
+        model.bn1.weight.mul_(1e-3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    budget = gs.Budget(steps=STEPS, band=(0.8, 1.2), **target)
+    handle = gs.attach(model, graph, optimizer, budget)
+    training(model, optimizer)
+    share = 1 - target["remove_channels"] if "remove_channels" in target else 0.3
+    uniform = uniform_ratio(budget, graph, share)
+    gs.prune(model, graph, handle.plan())
+    widths = np.array([model.bn0.num_features, model.bn1.num_features, model.bn2.num_features])
+    assert (widths >= np.floor(0.8 * uniform * 24)).all()
+    assert (widths <= np.ceil(1.2 * uniform * 24)).all()
+    assert widths[1] == widths.min()
+
+
+def test_without_a_band_scores_alone_decide():
+    model, graph = plain((24, 24))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    budget = gs.Budget(remove_channels=0.4, steps=STEPS, band=(0.0, float("inf")))
+    handle = gs.attach(model, graph, optimizer, budget)
+    for _ in range(STEPS):
+        model.bn0.weight.grad = torch.full_like(model.bn0.weight, 2.0)
+        model.bn1.weight.grad = torch.full_like(model.bn1.weight, 1.0)
+        optimizer.step()
+    gs.prune(model, graph, handle.plan())
+    assert (model.bn0.num_features, model.bn1.num_features) == (24, 5)
+
+
+def test_a_band_that_is_too_narrow_is_widened():
+    """A frozen layer leaves so much that the others have to go further down."""
+    model, graph = plain((16, 16))
+    graph = gs.trace(model, IMAGES[:1], ignore=["bn1"])
+    optimizer = sgd(model)
+    handle = gs.attach(model, graph, optimizer, gs.Budget(keep_macs=0.3, steps=STEPS))
+    training(model, optimizer)
+    assert graph.cost(handle.plan()).macs <= 0.3 * graph.cost().macs
+
+
 def test_unreachable_budgets_name_the_lowest_that_can_be_reached():
     graph = plain_graph([4, 8], frozen_layers=[0])
     model = PlainNet([4, 8])
@@ -172,6 +225,7 @@ def test_unreachable_budgets_name_the_lowest_that_can_be_reached():
         ({"steps": 100, "keep_macs": 0.5, "start": 0.6}, PenaltyError, "0 <= start <= settle"),
         ({"steps": 100, "keep_macs": 0.5, "end": 1.2}, PenaltyError, "0 <= start <= settle"),
         ({"steps": 100, "keep_macs": 0.5, "cost_power": -1.0}, PenaltyError, "0 or above"),
+        ({"steps": 100, "keep_macs": 0.5, "band": (1.2, 2.0)}, PenaltyError, "least <= 1 <= most"),
         ({"steps": 100}, TargetError, "needs one of .*found none"),
         ({"steps": 100, "keep_macs": 0.5, "keep_params": 0.5}, TargetError, "keep_params=0.5"),
         ({"steps": 100, "keep_macs": 50}, TargetError, "a share, 0 to 1"),
@@ -338,6 +392,18 @@ def test_an_optimizer_that_was_not_told_says_so_at_its_next_step():
     text = r"SGD has a state 'momentum_buffer' .* never told of the cut\. Use gs\.prune"
     with pytest.raises(OptimizerError, match=text):
         training(model, optimizer, steps=1)
+
+
+def test_the_loss_of_the_last_step_may_still_be_alive():
+    """Its graph remembers the old shapes; the next backward pass must not."""
+    model, graph = plain()
+    optimizer = sgd(model)
+    loss = functional.cross_entropy(model(IMAGES), LABELS)
+    loss.backward()
+    optimizer.step()
+    cut(model, graph, optimizer=optimizer)
+    training(model, optimizer, steps=2)
+    assert torch.isfinite(loss)
 
 
 def test_told_fresh_and_stateless_optimizers_go_on():

@@ -20,11 +20,16 @@ class Budget:
     squared effect that its removal would have on the loss L, to first order,
     ``s_c = mean_t (Σ γ ∂L/∂γ + Σ β ∂L/∂β)²``, the sums over all its scales and shifts.  Between the
     fractions ``start`` and ``settle`` of the steps, the channels of the lowest ``s_c / cost_c^p``
-    are chosen, again and again, for a target that grows from nothing to the whole
-    (``1 − (1 − u)³``); a channel may be dropped from the choice while it lives.  Those that are
-    chosen shrink: after step t, scales and shifts are multiplied by ``(T − t) / (T − t + 1)``, so
-    that all of them reach zero at ``T = end · steps``, and stay there.  The cut that follows meets
-    the target to within one channel per group and changes no prediction.
+    are chosen, again and again, for a target that is approached in equal ratios (``keep^u``); a
+    channel may be dropped from the choice while it lives.  No group becomes much narrower or wider
+    than if all were narrowed alike: its width stays within ``band`` times that.  The channels that
+    are chosen shrink: after step t, scales and shifts are multiplied by ``(T − t) / (T − t + 1)``,
+    so that all of them reach zero at ``T = end · steps``, and stay there.  The cut that follows
+    meets the target to within one channel per group and changes no prediction.
+
+    Why it works, as far as was measured (``docs/penalties.md``): the wide start, the early and
+    gradual narrowing within one unbroken schedule, and sane widths matter most; which channels of
+    a group go matters little.
 
     Args:
         steps: how many optimizer steps the training has, or that part of it which is to be used.
@@ -37,6 +42,9 @@ class Budget:
             training of the others.
         cost_power: p, how much the cost that a channel saves counts against its score.
         min_channels: every group keeps at least this many channels.
+        band: the least and largest width of a group, as multiples of its width if all groups were
+            narrowed by the same ratio to the same target.  Where the target cannot be met within
+            it, it is widened.
         max_remove: at most this share of a group's width may go.
         round_to: a group keeps its full width or a multiple of this.
 
@@ -60,12 +68,13 @@ class Budget:
     keep_macs: float | None = None
     keep_params: float | None = None
     remove_channels: float | None = None
-    start: float = 0.1
-    settle: float = 0.4
-    end: float = 0.5
+    start: float = 0.05
+    settle: float = 0.3
+    end: float = 0.4
     cost_power: float = 0.5
-    min_channels: int = 1
-    max_remove: float = 0.9
+    band: tuple[float, float] = (0.75, 1.33)
+    min_channels: int = 2
+    max_remove: float = 1.0
     round_to: int = 1
 
     def __post_init__(self) -> None:
@@ -83,6 +92,12 @@ class Budget:
             )
         if not self.cost_power >= 0:  # NaN as well
             raise PenaltyError(f"Budget(cost_power={self.cost_power!r}) was asked; 0 or above.")
+        least, most = self.band
+        if not 0 <= least <= 1 <= most:
+            raise PenaltyError(
+                f"Budget(band={self.band!r}) was asked; 0 <= least <= 1 <= most is needed, such as "
+                "(0.75, 1.33), or (0, inf) for no band."
+            )
         given = {name: share for name, share in self.targets.items() if share is not None}
         if len(given) != 1:
             found = ", ".join(f"{name}={share!r}" for name, share in given.items()) or "none"
@@ -107,14 +122,28 @@ class Budget:
         }
 
     @property
+    def starts_at(self) -> int:
+        """The step after which channels are first chosen, counted from 0."""
+        return round(self.start * self.steps)
+
+    @property
+    def settles_at(self) -> int:
+        """The step after which they are chosen for good."""
+        return round(self.settle * self.steps)
+
+    @property
     def zero_at(self) -> int:
         """T: after how many steps everything that goes is exactly zero."""
-        return max(round(self.end * self.steps), 1)
+        return max(round(self.end * self.steps), self.settles_at + 1)
 
-    def targets_after(self, step: int) -> dict[str, float]:
-        """What is to be met by the channels chosen after this step, as :func:`select` takes it."""
-        window = (self.settle - self.start) * self.steps
-        passed = (step - self.start * self.steps) / window if window else 1.0
-        grown = 1 - (1 - min(max(passed, 0.0), 1.0)) ** 3
+    @property
+    def target(self) -> tuple[str, float]:
+        """What is asked for: a name of :attr:`targets`, and the share that is to be kept."""
         name, share = next((n, s) for n, s in self.targets.items() if s is not None)
-        return {name: share * grown if name == "remove_channels" else 1 - (1 - share) * grown}
+        return name, 1 - share if name == "remove_channels" else share
+
+    def kept_after(self, step: int) -> float:
+        """The share that the channels chosen after this step are to leave."""
+        if step >= self.settles_at:
+            return self.target[1]
+        return self.target[1] ** ((step - self.starts_at) / (self.settles_at - self.starts_at))

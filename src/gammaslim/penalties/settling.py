@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from gammaslim.costs import CostKind, FloatArray, channel_costs
-from gammaslim.errors import PenaltyError, TargetError
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray
+from gammaslim.errors import PenaltyError
+from gammaslim.graph import ChannelGraph, IntArray
+from gammaslim.penalties.banding import banded
 from gammaslim.penalties.base import Scales
 from gammaslim.penalties.budget import Budget
 from gammaslim.plan import Plan
-from gammaslim.select import make_plan, select
+from gammaslim.select import make_plan
 
-CHOICES = 40
-"""How often the choice is made anew; each reads the scores back from their device once."""
+EVERY = 0.01
+"""Fraction of the steps after which the choice is made anew.
+
+Each choice reads the scores back from their device once; no other step waits for it.
+"""
+
+LOOKS_BACK = 0.05
+"""Fraction of the steps over which the running mean of the scores looks back."""
 
 
 class Settling:
@@ -39,15 +46,13 @@ class Settling:
         self._numbers = numbers
         self._real = numbers >= 0
         self._weights = _weights(budget, graph)
-        self._first = round(budget.start * budget.steps)
-        self._last = max(round(budget.settle * budget.steps), self._first)
-        self._every = max((self._last - self._first) // CHOICES, 1)
-        # Seen per step of the running mean, so that it looks back over a fixed part of training.
-        self._fresh = min(1.0, 50 / budget.steps)
+        self._first, self._last = budget.starts_at, budget.settles_at
+        self._every = max(round(EVERY * budget.steps), 1)
+        self._fresh = min(1.0, 1 / (LOOKS_BACK * budget.steps))
         self.scores = torch.zeros(len(numbers), dtype=torch.float32)
         self.chosen = torch.zeros(len(numbers), dtype=torch.bool)
         self._effect: Tensor | None = None
-        self._select(np.zeros(graph.num_channels), budget.targets_after(budget.steps))
+        banded(budget, graph, np.zeros(graph.num_channels), budget.target[1])
 
     def watches(self, step: int) -> bool:
         """Whether gradients are still of interest at this step."""
@@ -73,7 +78,8 @@ class Settling:
     def _choose(self, step: int) -> None:
         scores = np.zeros(self._graph.num_channels)
         scores[self._numbers[self._real]] = self.scores.double().cpu().numpy()[self._real]
-        keep = self._select(scores / self._weights, self._budget.targets_after(step))
+        share = self._budget.kept_after(step)
+        keep = banded(self._budget, self._graph, scores / self._weights, share)
         self.chosen = torch.from_numpy(self._real & ~keep[self._numbers]).to(self.scores.device)
 
     def factors(self, channels: Tensor, step: int) -> Tensor | None:
@@ -120,17 +126,6 @@ class Settling:
                 )
         self.scores = state["scores"].to(self.scores.dtype).clone()
         self.chosen = state["chosen"].to(torch.bool).clone()
-
-    def _select(self, scores: FloatArray, target: dict[str, Any]) -> BoolArray:
-        budget = self._budget
-        try:
-            plan = select(
-                self._graph, scores, min_channels=budget.min_channels,
-                max_remove=budget.max_remove, round_to=budget.round_to, **target,
-            )  # fmt: skip
-        except TargetError as error:
-            raise TargetError(f"{budget!r} cannot be met: {error}") from error
-        return self._graph.keep_mask(plan)
 
 
 def _weights(budget: Budget, graph: ChannelGraph) -> FloatArray:

@@ -1,0 +1,1 @@
+"""Accuracy at a given number of multiply-accumulates: the data, and the networks."""
