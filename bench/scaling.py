@@ -30,7 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 import gammaslim as gs
-from bench.speed import declare_box_operators
+from bench.environment import declare_box_operators
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 LAYERS = (10, 30, 100, 300, 1000)

@@ -13,12 +13,15 @@ import gammaslim
 Record = dict[str, Any]
 
 
-def fingerprint() -> str:
-    """What the results depend on: the library's sources as they are now."""
+def fingerprint(*others: Path) -> str:
+    """What the results depend on: the library's sources as they are now, and these files."""
     root = Path(gammaslim.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    for path in others:
+        digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

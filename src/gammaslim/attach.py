@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.attachment import ACTIVE, Attachment, Part
+from gammaslim.attachment import ACTIVE, Attachment
 from gammaslim.errors import (
     GammaslimWarning,
     NothingToPruneError,
@@ -18,11 +18,12 @@ from gammaslim.errors import (
     StaleGraphError,
 )
 from gammaslim.forecasting import Rates
-from gammaslim.graph import BoolArray, ChannelGraph
-from gammaslim.layout import Atlas, Layout, free_channels
-from gammaslim.modules import named_tensors, unwrap
+from gammaslim.graph import ChannelGraph
+from gammaslim.layout import Atlas, Layout, free_channels, owning
+from gammaslim.modules import named_tensors
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Shrinkage
 from gammaslim.scores import FloatArray, scale_parameters
+from gammaslim.shards import local
 
 
 def attach(  # noqa: PLR0913 -- what a user may want to say is keyword-only
@@ -76,16 +77,12 @@ def attach(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     optimizers = _innermost_of_each(optimizer)
     inner = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
     names, parameters = penalised_tensors(model, graph, inner)
-    owned = _owned(optimizers, names, parameters, whole=isinstance(inner, Budget))
+    _check_owned(optimizers, names, parameters, whole=isinstance(inner, Budget))
     _refuse_second(optimizers, parameters)
     weights = penalty.weights if isinstance(penalty, CostWeighted) else None
-    parts = [
-        Part(each, lay_out(graph, names, parameters, each, weights))
-        for each, mine in zip(optimizers, owned, strict=True)
-        if mine.any()
-    ]
-    copies = None if ema is None else _copies(ema, parts[-1].layout.atlas)
-    handle = Attachment(penalty, graph, parts, copies)
+    layout = lay_out(graph, names, parameters, optimizers, weights)
+    copies = None if ema is None else _copies(ema, layout)
+    handle = Attachment(penalty, graph, layout, optimizers, copies)
     if total_steps is not None:
         _warn_of_forecast(handle, total_steps, lr)
     return handle
@@ -115,20 +112,11 @@ def lay_out(
     graph: ChannelGraph,
     names: Sequence[str],
     parameters: Sequence[nn.Parameter],
-    optimizer: Optimizer,
+    optimizers: Sequence[Optimizer],
     weights: FloatArray | None = None,
 ) -> Layout:
-    """The flat vector of these parameters, those that the optimizer owns first."""
-    owned = _held(optimizer, parameters)
-    order: list[int] = np.argsort(~owned, kind="stable").tolist()
-    atlas = Atlas.of(graph, [names[index] for index in order])
-    ordered = [parameters[index] for index in order]
-    return Layout.of(atlas, ordered, int(owned.sum()), optimizer, weights)
-
-
-def _held(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> BoolArray:
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return np.array([id(parameter) in held for parameter in parameters], dtype=np.bool_)
+    """The flat vector of these parameters."""
+    return Layout.of(Atlas.of(graph, names), parameters, optimizers, weights)
 
 
 def _innermost_of_each(optimizer: object) -> list[Optimizer]:
@@ -148,19 +136,18 @@ def _innermost(optimizer: object) -> Optimizer:
     return optimizer
 
 
-def _owned(
+def _check_owned(
     optimizers: Sequence[Optimizer],
     names: Sequence[str],
     parameters: Sequence[nn.Parameter],
     *,
     whole: bool,
-) -> list[BoolArray]:
-    """Which of the penalised tensors each optimizer owns; loud unless all trainable ones.
+) -> None:
+    """Be loud unless the optimizers own all penalised tensors that are trained.
 
     ``whole``: a budget can only be met where every one of them moves.
     """
-    each = [_held(optimizer, parameters) for optimizer in optimizers]
-    owned = np.any(each, axis=0)
+    owned = np.array([owner[0] >= 0 for owner in owning(optimizers, parameters)], dtype=np.bool_)
     trainable = np.array([parameter.requires_grad for parameter in parameters], dtype=np.bool_)
     kinds = ", ".join(type(optimizer).__name__ for optimizer in optimizers)
     if not (owned & trainable).any():
@@ -187,7 +174,6 @@ def _owned(
             GammaslimWarning,
             stacklevel=3,
         )
-    return each
 
 
 def _refuse_second(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
@@ -200,18 +186,36 @@ def _refuse_second(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Para
                 )
 
 
-def _copies(ema: nn.Module, atlas: Atlas) -> list[Tensor]:
-    """The averages of the penalised tensors."""
-    present = named_tensors(unwrap(ema))
-    for name, width in zip(atlas.names, atlas.widths, strict=True):
+_WRAPPED = ("module", "_orig_mod")
+"""What averages, parallel and compiled wrappers call what they wrap."""
+
+
+def _copies(ema: nn.Module, layout: Layout) -> list[Tensor]:
+    """The averages of the penalised tensors, in a copy or inside the wrappers around it."""
+    present = named_tensors(ema)
+    while layout.atlas.names[0] not in present:
+        inner = next((m for n, m in ema.named_children() if n in _WRAPPED), None)
+        if inner is None:
+            break
+        ema, present = inner, named_tensors(inner)
+    for name, parameter, width in zip(
+        layout.atlas.names, layout.parameters, layout.widths, strict=True
+    ):
         found = present.get(name)
-        if found is None or found.numel() != width:
+        if found is None or found.shape != parameter.shape:
             raise StaleGraphError(
-                f"ema= should be an average of the network attached to; {name!r} has {width} "
-                f"elements there and {'is missing' if found is None else found.numel()} in it. "
+                f"ema= should be an average of the network attached to; {name!r} has the shape "
+                f"{tuple(parameter.shape)} there and "
+                f"{'is missing' if found is None else tuple(found.shape)} in it. "
                 "Average the network that is trained, or pass the copy inside the wrapper."
             )
-    return [present[name].detach() for name in atlas.names]
+        if local(found).numel() != width:
+            raise StaleGraphError(
+                f"ema= should be sharded like the network; of {name!r} this process holds {width} "
+                f"elements there and {local(found).numel()} in it. Copy the network after it was "
+                "sharded."
+            )
+    return [present[name].detach() for name in layout.atlas.names]
 
 
 def _warn_of_forecast(handle: Attachment, total_steps: int, lr: Rates | None) -> None:

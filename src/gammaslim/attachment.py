@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from gammaslim.errors import OptimizerError, PenaltyError
 from gammaslim.forecasting import Forecast, Rates, forecast
 from gammaslim.graph import ChannelGraph
-from gammaslim.layout import Layout, multiply_copies
+from gammaslim.layout import Layout, multiply_copies, owning
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
 from gammaslim.penalties.settling import Settling
 from gammaslim.plan import Plan
@@ -22,37 +23,49 @@ from gammaslim.watching import Stats, watch
 
 
 class Part:
-    """One optimizer, the flat vector with its own parameters first, and the hooks in it."""
+    """One optimizer: which of the layout's parameters it trains, and the hooks in it."""
 
-    def __init__(self, optimizer: Optimizer, layout: Layout) -> None:
+    def __init__(self, optimizer: Optimizer, mine: Sequence[int]) -> None:
         """Without hooks so far."""
         self.optimizer = weakref.ref(optimizer)
         self.name = type(optimizer).__name__
-        self.layout = layout
+        self.mine = tuple(mine)
         self.hooks: list[Any] = []
+        self.skipped: Tensor | None = None
 
 
 class Attachment:
-    """A penalty at work; made by :func:`gammaslim.attach`, ended by :meth:`detach`."""
+    """A penalty at work; made by :func:`gammaslim.attach`, ended by :meth:`detach`.
+
+    A *round* is one step of each optimizer, in whatever order.  The penalty sees the scales as they
+    are when a round begins, and shrinks values when it ends, so that several optimizers do the same
+    as one.  An optimizer that steps again before the others have begins the next round.
+    """
 
     def __init__(
         self,
         penalty: AnyPenalty,
         graph: ChannelGraph,
-        parts: Sequence[Part],
+        layout: Layout,
+        optimizers: Sequence[Optimizer],
         copies: Sequence[Tensor] | None,
     ) -> None:
         """Hook into the optimizers; use :func:`gammaslim.attach`, which checks first."""
         self._given = penalty
         self._penalty = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
         self._graph = graph
-        self._parts = tuple(parts)
+        self._layout = layout
         self._copies = copies
         self._steps = 0
-        atlas = parts[0].layout.atlas
         self._settling = (
-            Settling(penalty, graph, atlas.numbers) if isinstance(penalty, Budget) else None
+            Settling(penalty, graph, layout.atlas.numbers) if isinstance(penalty, Budget) else None
         )
+        self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
+        owners = owning(optimizers, layout.parameters)
+        mine = [[i for i, own in enumerate(owners) if own[0] == n] for n in range(len(optimizers))]
+        self._parts = tuple(Part(o, m) for o, m in zip(optimizers, mine, strict=True) if m)
+        self._waiting = set(self._parts)
+        self._term: Tensor | None = None
         for part in self._parts:
             self._hook_into(part)
 
@@ -79,7 +92,7 @@ class Attachment:
 
     def covers(self, parameters: Sequence[nn.Parameter]) -> bool:
         """Whether it is active on any of these parameters."""
-        mine = {id(parameter) for parameter in self._parts[0].layout.parameters}
+        mine = {id(parameter) for parameter in self._layout.parameters}
         return self.active and any(id(parameter) in mine for parameter in parameters)
 
     def forecast(self, total_steps: int, lr: Rates | None = None) -> Forecast:
@@ -95,7 +108,13 @@ class Attachment:
                 ``lr`` is not what it should be.
             OptimizerError: the optimizer is gone.
         """
-        return forecast(self._given, self._optimizers(), self._layouts(), total_steps, lr)
+        optimizers = [optimizer for each in self._optimizers if (optimizer := each()) is not None]
+        if len(optimizers) < len(self._optimizers):
+            raise OptimizerError(
+                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to "
+                "it any more. Attach the one that trains now."
+            )
+        return forecast(self._given, optimizers, self._layout.on_device(), total_steps, lr)
 
     def stats(self) -> Stats:
         """What the penalty has achieved so far; cheap enough for every hundred steps.
@@ -104,7 +123,7 @@ class Attachment:
         """
         strength = getattr(self._penalty, "strength", None)
         now = None if strength is None else strength_at(strength, max(self._steps - 1, 0))
-        return watch(self._graph, self._layouts()[0], self._steps, now)
+        return watch(self._graph, self._layout.on_device(), self._steps, now)
 
     def plan(self) -> Plan:
         """The plan that removes what a :class:`Budget` has brought to zero.
@@ -147,10 +166,29 @@ class Attachment:
         """Detach."""
         self.detach()
 
+    def __copy__(self) -> Self:
+        """The handle itself: there is one for what was attached, and copies have no hooks."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The handle itself, also where a network that refers to it is copied."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled: hooks in an optimizer cannot be.
+
+        Raises:
+            PenaltyError: always.
+        """
+        raise PenaltyError(
+            f"{self!r} was to be pickled; it acts on one optimizer in one process. Save its "
+            "state_dict(), attach again after loading, and give it to load_state_dict()."
+        )
+
     def __repr__(self) -> str:
         """A one-line summary."""
-        atlas = self._parts[0].layout.atlas
-        owned = sum(part.layout.owned for part in self._parts)
+        atlas = self._layout.atlas
+        owned = sum(len(part.mine) for part in self._parts)
         where = ", ".join(part.name for part in self._parts)
         state = "" if self.active else ", detached"
         kind = "scale" if atlas.scale.all() else "scale and shift"
@@ -158,18 +196,6 @@ class Attachment:
             f"Attachment({self._given!r} on {owned} of {len(atlas.names)} {kind} tensors "
             f"({len(atlas.channels)} elements) in {where}{state})"
         )
-
-    def _layouts(self) -> list[Layout]:
-        return [part.layout.on_device() for part in self._parts]
-
-    def _optimizers(self) -> list[Optimizer]:
-        found = [optimizer for part in self._parts if (optimizer := part.optimizer()) is not None]
-        if len(found) < len(self._parts):
-            raise OptimizerError(
-                f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to "
-                "it any more. Attach the one that trains now."
-            )
-        return found
 
     def _hook_into(self, part: Part) -> None:
         optimizer = part.optimizer()
@@ -183,14 +209,15 @@ class Attachment:
             self._after_step(part, optimizer)
 
         # A compiled step would follow the hooks, and compile again for every new step count.
-        disable: Any = torch.compiler.disable
-        if not isinstance(self._penalty, Shrinkage):
-            part.hooks.append(optimizer.register_step_pre_hook(disable(before)))
+        disable: Any = functools.partial(torch.compiler.disable, reason="a hook of gammaslim's")
+        part.hooks.append(optimizer.register_step_pre_hook(disable(before)))
         part.hooks.append(optimizer.register_step_post_hook(disable(after)))
         ACTIVE.setdefault(optimizer, weakref.WeakSet()).add(self)
 
     def _before_step(self, part: Part, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Step pre-hook.  ``args[0]`` is the optimizer itself."""
+        if part not in self._waiting:
+            self._end_round()
         optimizer: Optimizer = args[0]
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -216,48 +243,65 @@ class Attachment:
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def _with_gradients(self, part: Part, optimizer: Optimizer) -> None:
         """The gradients are what the optimizer is about to use."""
-        layout = part.layout = part.layout.on_device()
+        layout = self._layout = self._layout.on_device()
         grad_scale = getattr(optimizer, "grad_scale", None)
         scaled = grad_scale.to(layout.channels.device) if isinstance(grad_scale, Tensor) else None
         if isinstance(self._penalty, Penalty):
-            strength = strength_at(self._penalty.strength, self._steps)
-            strength = strength if scaled is None else scaled * strength
-            scales = layout.scales(layout.gather(), strength)
-            layout.scatter(self._penalty.gradient(scales))
+            if self._term is None or len(self._waiting) == len(self._parts):
+                self._term = self._penalty.gradient(layout.scales(layout.gather()))
+            term = self._term if scaled is None else self._term * scaled
+            layout.scatter(term, strength_at(self._penalty.strength, self._steps), part.mine)
         elif self._settling is not None and self._settling.watches(self._steps):
-            gradients = layout.gather_gradients()
+            gradients = layout.gather_gradients(part.mine)
             if scaled is not None:
                 gradients = gradients / scaled
-            self._settling.observe(layout.scales(layout.gather(), 0.0), gradients)
+            self._settling.observe(layout.scales(layout.gather()), gradients)
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def _after_step(self, part: Part, optimizer: Optimizer) -> None:
         """Step post-hook."""
-        last = part is self._parts[-1]
-        if last and self._settling is not None:
-            self._settling.advance(self._steps)
-        factors = self._factors(part, optimizer)
-        if factors is not None:
-            part.layout.multiply(factors)
-            if last and self._copies is not None:
-                multiply_copies(self._copies, part.layout.alive(), part.layout.widths)
-        if last:
-            self._steps += 1
+        # Fused optimizers skip a step by themselves where gradients overflowed.
+        overflow = getattr(optimizer, "found_inf", None)
+        part.skipped = overflow if isinstance(overflow, Tensor) else None
+        self._waiting.discard(part)
+        if not self._waiting:
+            self._end_round()
 
-    def _factors(self, part: Part, optimizer: Optimizer) -> Tensor | None:
-        layout = part.layout = part.layout.on_device()
+    @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
+    def _end_round(self) -> None:
+        """Shrink values, and set the clock forward."""
+        layout = self._layout = self._layout.on_device()
+        if self._settling is not None:
+            self._settling.advance(self._steps)
+        factors = self._factors(layout)
+        if factors is not None:
+            for part in self._parts:
+                self._multiply(part, factors)
+            if self._copies is not None:
+                multiply_copies(self._copies, layout.alive(), layout.widths)
+        self._steps += 1
+        self._term = None
+        self._waiting = set(self._parts)
+
+    def _factors(self, layout: Layout) -> Tensor | None:
         if self._settling is not None:
             layout.check()
             return self._settling.factors(layout.channels, self._steps)
         if not isinstance(self._penalty, Shrinkage):
             return None
-        strength: Tensor | float = strength_at(self._penalty.strength, self._steps)
-        # Fused optimizers skip a step by themselves where gradients overflowed.
-        skipped = getattr(optimizer, "found_inf", None)
-        if isinstance(skipped, Tensor):
-            strength = strength * (skipped.to(layout.channels.device) == 0)
-        scales = layout.scales(layout.gather(), strength, layout.rates(optimizer))
-        return self._penalty.factors(scales)
+        values, optimizers = layout.gather(), [optimizer() for optimizer in self._optimizers]
+        rates = layout.rates(optimizers, values)
+        strength = strength_at(self._penalty.strength, self._steps)
+        return self._penalty.factors(layout.scales(values, rates * strength))
+
+    def _multiply(self, part: Part, factors: Tensor) -> None:
+        """Shrink what one optimizer has moved; a budget's last factor, 0, holds in any case."""
+        if self._settling is None or not self._settling.done(self._steps):
+            if part in self._waiting:
+                return
+            if part.skipped is not None:
+                factors = factors.masked_fill(part.skipped.to(factors.device) != 0, 1.0)
+        self._layout.multiply(factors, part.mine)
 
 
 ACTIVE: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Attachment]] = (

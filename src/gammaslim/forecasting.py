@@ -67,7 +67,7 @@ class Forecast:
 def forecast(
     penalty: AnyPenalty,
     optimizers: Sequence[Optimizer],
-    layouts: Sequence[Layout],
+    layout: Layout,
     total_steps: int,
     lr: Rates | None = None,
 ) -> Forecast:
@@ -80,8 +80,8 @@ def forecast(
     """
     inner = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
     check_steps(inner, total_steps)
-    atlas = layouts[0].atlas
-    scales = _whole(layouts[0])
+    atlas = layout.atlas
+    scales = _whole(layout)
     free = np.bincount(atlas.channels[atlas.free], minlength=len(atlas.numbers)) > 0
     if isinstance(inner, Budget):
         median = float(np.median(scales.norms().numpy()[free]))
@@ -89,7 +89,7 @@ def forecast(
     away = inner.distances(scales).numpy()[free]
     curve = np.array([strength_at(inner.strength, step) for step in range(total_steps)])
     pace: dict[str, _Pace] = {}
-    for optimizer, layout in zip(optimizers, layouts, strict=True):
+    for optimizer in optimizers:
         pace |= _paces(inner, optimizer, layout, _rates(lr, total_steps), curve)
     units = np.array([pace[name].unit if name in pace else 0.0 for name in atlas.names])
     values = np.repeat(units, atlas.widths)
@@ -148,9 +148,9 @@ def _paces(
     """Of every tensor that this optimizer trains."""
     group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     found: dict[str, _Pace] = {}
-    for name, parameter in zip(layout.atlas.names, layout.parameters[: layout.owned], strict=False):
-        if parameter.requires_grad:
-            group = group_of[id(parameter)]
+    for name, parameter in zip(layout.atlas.names, layout.parameters, strict=True):
+        group = group_of.get(id(parameter))
+        if group is not None and parameter.requires_grad:
             steps = np.full(len(curve), float(group["lr"])) if rates is None else rates
             if isinstance(penalty, Shrinkage):
                 found[name] = _Pace(float(curve @ steps))

@@ -59,23 +59,26 @@ def free_channels(graph: ChannelGraph, channels: IntArray) -> BoolArray:
 class Layout:
     """The part ``[n]`` of the flat vector that this process holds, on its device.
 
-    The first ``owned`` parameters belong to the optimizer; the others are only read, since they
-    are part of their channels' norms.  ``places`` ``[n]`` point into the atlas, ``groups`` ``[n]``
-    are the optimizer's parameter groups, ``weights`` ``[n]`` what λ is multiplied with (``None``: 1
-    everywhere).  ``scattered``: over several devices of this process.
+    ``places`` ``[n]`` point into the atlas.  ``owners`` are the distinct pairs of an optimizer and
+    a parameter group, -1 where there is none; ``groups`` ``[n]`` point into them.  ``weights``
+    ``[n]`` are what λ is multiplied with (``None``: 1 everywhere).  ``order`` ``[n]`` sorts by
+    channel, ``starts`` ``[C + 1]`` is where each then starts.  ``scattered``: over several
+    devices of this process.
     """
 
     atlas: Atlas
     parameters: tuple[nn.Parameter, ...]
-    owned: int
     widths: list[int]
     places: Tensor
     channels: Tensor
+    owners: tuple[tuple[int, int], ...]
     groups: Tensor
     free: Tensor | None
     weights: Tensor | None
     counted: Tensor | None
     sizes: Tensor
+    order: Tensor
+    starts: Tensor
     mesh: Mesh
     scattered: bool
 
@@ -84,32 +87,39 @@ class Layout:
         cls,
         atlas: Atlas,
         parameters: Sequence[nn.Parameter],
-        owned: int,
-        optimizer: Optimizer,
+        optimizers: Sequence[Optimizer],
         weights: np.ndarray[Any, Any] | None = None,
     ) -> Layout:
-        """Lay these parameters out, the owned ones first; ``weights`` per channel of the graph."""
+        """Lay these parameters out; ``weights`` per channel of the graph."""
         parts = [local_indices(parameter) for parameter in parameters]
         starts = np.cumsum([0, *atlas.widths[:-1]]).tolist()
         places = torch.cat([part + start for part, start in zip(parts, starts, strict=True)])
         widths = [len(part) for part in parts]
         mesh = Mesh.of(parameters)
-        numbers = _group_numbers(optimizer, parameters)
+        owner_of = owning(optimizers, parameters)
+        owners = sorted(set(owner_of))
+        numbers = [owners.index(owner) for owner in owner_of]
         scale = None if weights is None else weights[atlas.numbers][atlas.channels]
         if not atlas.free.all():
             scale = atlas.free.astype(np.float64) * (1.0 if scale is None else scale)
+        double = any(parameter.dtype == torch.float64 for parameter in parameters)
+        kind = torch.float64 if double else torch.float32
+        channels = torch.from_numpy(atlas.channels)[places]
+        order = channels.argsort(stable=True)
         layout = cls(
             atlas=atlas,
             parameters=tuple(parameters),
-            owned=owned,
             widths=widths,
             places=places,
-            channels=torch.from_numpy(atlas.channels)[places],
-            groups=torch.repeat_interleave(torch.tensor(numbers), torch.tensor(widths)),
+            channels=channels,
+            owners=tuple(owners),
+            groups=torch.from_numpy(np.repeat(numbers, widths)),
             free=None if atlas.free.all() else torch.from_numpy(atlas.free)[places],
-            weights=None if scale is None else torch.from_numpy(scale)[places].float(),
+            weights=None if scale is None else torch.from_numpy(scale)[places].to(kind),
             counted=_counted(parameters, widths, mesh),
-            sizes=torch.from_numpy(np.bincount(atlas.channels)).float(),
+            sizes=torch.from_numpy(np.bincount(atlas.channels)).to(kind),
+            order=order,
+            starts=torch.searchsorted(channels[order], torch.arange(len(atlas.numbers) + 1)),
             mesh=mesh,
             scattered=False,
         )
@@ -139,12 +149,14 @@ class Layout:
         """
         return self._joined([local(parameter) for parameter in self.parameters])
 
-    def gather_gradients(self) -> Tensor:
-        """The gradient of each value as one vector ``[n]``; 0 where there is none."""
-        parts = (
-            torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in self.parameters
-        )
-        return self._joined(list(parts))
+    def gather_gradients(self, chosen: Sequence[int]) -> Tensor:
+        """The gradients of the chosen parameters in a vector ``[n]``; 0 where there is none."""
+        grads = {index: self.parameters[index].grad for index in chosen}
+        found = {index: local(grad) for index, grad in grads.items() if grad is not None}
+        if len(found) == len(self.parameters):
+            return self._joined([found[index] for index in range(len(found))])
+        zeros = torch.zeros(self.channels.shape, device=self.channels.device).split(self.widths)
+        return self._joined([found.get(index, zero) for index, zero in enumerate(zeros)])
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         if self.scattered:
@@ -155,31 +167,40 @@ class Layout:
         # Squares of half-precision scales underflow.
         return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
 
-    def scales(
-        self, values: Tensor, strength: float | Tensor, rates: Tensor | float = 0.0
-    ) -> Scales:
-        """What a penalty sees: ``values`` and λ, times the weight that each value has."""
+    def scales(self, values: Tensor, rates: Tensor | float = 0.0) -> Scales:
+        """What a penalty sees; its strengths are the weights that values have, without λ."""
         return Scales(
             values=values,
             channels=self.channels,
             num_channels=self.num_channels,
-            strengths=strength if self.weights is None else self.weights * strength,
+            strengths=1.0 if self.weights is None else self.weights,
             rates=rates,
             penalised=self.free,
             counted=self.counted,
             combine=None if self.mesh.whole else self.mesh.combine,
             total=int(np.count_nonzero(self.atlas.free)),
             sizes=self.sizes,
+            # Metal has no segment_reduce, and no second process either.
+            sorting=None if values.device.type == "mps" else (self.order, self.starts),
         )
 
-    def rates(self, optimizer: Optimizer) -> Tensor | float:
-        """The learning rate, or ``[n]`` that of each value where parameter groups differ."""
-        rates = [group["lr"] for group in optimizer.param_groups]
-        if len(rates) == 1:
-            return rates[0]
-        home = self.channels.device
-        listed = torch.stack([torch.as_tensor(rate, device=home) for rate in rates])
-        return listed.index_select(0, self.groups)
+    def rates(self, optimizers: Sequence[Optimizer | None], values: Tensor) -> Tensor | float:
+        """The learning rate, or ``[n]`` that of each value where they differ; 0 for no optimizer.
+
+        Numbers are filled in on the device: copying them there would wait for it.
+        """
+        each = [_rate(optimizers, owner) for owner in self.owners if owner[0] >= 0]
+        if all(_same(rate, each[0]) for rate in each):
+            return each[0]
+        listed = [_rate(optimizers, owner) for owner in self.owners]
+        home, kind = values.device, values.dtype
+        filled = [
+            rate.to(home, kind)
+            if isinstance(rate, Tensor)
+            else torch.full((), rate, device=home, dtype=kind)
+            for rate in listed
+        ]
+        return torch.stack(filled).index_select(0, self.groups)
 
     def whole(self) -> np.ndarray[Any, Any]:
         """The whole flat vector ``[N]`` as float64; every process of a mesh must call it."""
@@ -206,28 +227,21 @@ class Layout:
         if any(local(p).numel() != n for p, n in zip(self.parameters, self.widths, strict=True)):
             self._complain()
 
-    def multiply(self, factors: Tensor) -> None:
-        """Multiply the owned parameters that are trained."""
-        pairs = zip(self.parameters[: self.owned], factors.split(self.widths), strict=False)
-        trained = [(local(p), part) for p, part in pairs if p.requires_grad]
+    def multiply(self, factors: Tensor, chosen: Sequence[int]) -> None:
+        """Multiply those of the chosen parameters that are trained by their part of ``[n]``."""
+        trained = [index for index in chosen if self.parameters[index].requires_grad]
+        values = [local(self.parameters[index]) for index in trained]
         if trained:
-            values, parts = map(list, zip(*trained, strict=True))
-            _each_multiplied(values, parts)
+            torch._foreach_mul_(values, split(factors, self.widths, trained, values))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
-    def scatter(self, term: Tensor) -> None:
-        """Add ``term`` to the gradients of the owned parameters that have one."""
-        grads: list[Tensor] = []
-        terms: list[Tensor] = []
-        for parameter, part in zip(
-            self.parameters[: self.owned], term.split(self.widths), strict=False
-        ):
-            if parameter.grad is not None:
-                grads.append(local(parameter.grad))
-                terms.append(part)
-        if self.scattered:
-            terms = [part.to(grad.device) for part, grad in zip(terms, grads, strict=True)]
-        if grads:
-            torch._foreach_add_(grads, terms)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    def scatter(self, term: Tensor, strength: float, chosen: Sequence[int]) -> None:
+        """Add λ times their part to the gradients of the chosen parameters that have one."""
+        grads = {index: self.parameters[index].grad for index in chosen}
+        found = {index: local(grad) for index, grad in grads.items() if grad is not None}
+        targets = list(found.values())
+        if targets:
+            terms = split(term, self.widths, list(found), targets)
+            torch._foreach_add_(targets, terms, alpha=strength)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     def _complain(self) -> None:
         name, parameter, width = next(
@@ -244,25 +258,56 @@ class Layout:
         )
 
 
+def split(
+    flat: Tensor, widths: Sequence[int], chosen: Sequence[int], targets: Sequence[Tensor]
+) -> list[Tensor]:
+    """The chosen parts of a flat vector, of the type and on the device of their targets.
+
+    It is converted as a whole, once for each type and device among them.
+    """
+    kinds = {(target.device, target.dtype) for target in targets}
+    parts = {kind: flat.to(kind[0], kind[1]).split(list(widths)) for kind in kinds}
+    pairs = zip(chosen, targets, strict=True)
+    return [parts[(target.device, target.dtype)][index] for index, target in pairs]
+
+
 def multiply_copies(copies: Sequence[Tensor], factors: Tensor, widths: Sequence[int]) -> None:
     """Multiply tensors laid out as those of a layout, such as an average of them."""
-    _each_multiplied([local(copy) for copy in copies], list(factors.split(list(widths))))
+    values = [local(copy) for copy in copies]
+    torch._foreach_mul_(values, split(factors, widths, range(len(values)), values))  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
-def _each_multiplied(values: list[Tensor], parts: list[Tensor]) -> None:
-    parts = [part.to(value) for value, part in zip(values, parts, strict=True)]
-    torch._foreach_mul_(values, parts)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+def owning(
+    optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]
+) -> list[tuple[int, int]]:
+    """The number of the optimizer of each, the first that has it, and of its parameter group.
+
+    (-1, -1) for a parameter that none of them has.
+    """
+    owner_of: dict[int, tuple[int, int]] = {}
+    for number, optimizer in enumerate(optimizers):
+        for index, group in enumerate(optimizer.param_groups):
+            for parameter in group["params"]:
+                owner_of.setdefault(id(parameter), (number, index))
+    return [owner_of.get(id(parameter), (-1, -1)) for parameter in parameters]
+
+
+def _rate(optimizers: Sequence[Optimizer | None], owner: tuple[int, int]) -> Tensor | float:
+    optimizer = None if owner[0] < 0 else optimizers[owner[0]]
+    return 0.0 if optimizer is None else optimizer.param_groups[owner[1]]["lr"]
+
+
+def _same(rate: Tensor | float, other: Tensor | float) -> bool:
+    """Whether two learning rates are known to be equal; tensors are not read."""
+    if isinstance(rate, Tensor) or isinstance(other, Tensor):
+        return rate is other
+    return rate == other
 
 
 def _counted(parameters: Sequence[Tensor], widths: Sequence[int], mesh: Mesh) -> Tensor | None:
     """0 at what another process counts: the first of a mesh answers for what all hold alike."""
-    if mesh.whole:
+    sharded = [is_sharded(parameter) for parameter in parameters]
+    if mesh.whole or all(sharded):
         return None
-    mine = torch.tensor([mesh.first or is_sharded(parameter) for parameter in parameters])
-    return torch.repeat_interleave(mine.float(), torch.tensor(widths))
-
-
-def _group_numbers(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[int]:
-    """The parameter group of each; 0 for one that the optimizer does not own."""
-    group_of = {id(p): n for n, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    return [group_of.get(id(parameter), 0) for parameter in parameters]
+    mine = [float(mesh.first or alone) for alone in sharded]
+    return torch.from_numpy(np.repeat(mine, widths)).float()

@@ -13,6 +13,7 @@ from torch import nn
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
 from gammaslim.graph import ChannelGraph, IntArray
 from gammaslim.modules import named_tensors, unwrap
+from gammaslim.shards import whole
 
 FloatArray = NDArray[np.float64]
 Reduce = Literal["mean", "max", "l2"]
@@ -23,7 +24,8 @@ def scores(model: nn.Module, graph: ChannelGraph, *, reduce: Reduce = "mean") ->
 
     With γ_c the vector of all scales of channel c, wherever in the network they sit, the score is
     ``mean |γ_c|``, ``max |γ_c|`` or ``‖γ_c‖₂``.  Scales are compared raw: nothing is divided by a
-    layer's own mean, so a dead layer scores low as a whole.
+    layer's own mean, so a dead layer scores low as a whole.  Where the network is sharded (FSDP2),
+    every process has to call this, and gets all scores.
 
     Args:
         model: the network that ``graph`` was traced from.
@@ -83,7 +85,7 @@ def scale_parameters(
 
 def _values(model: nn.Module, graph: ChannelGraph) -> FloatArray:
     parameters = scale_parameters(model, graph, graph.scales)
-    parts = [parameter.detach().to("cpu", torch.float64).numpy() for parameter in parameters]
+    parts = [whole(each.detach()).to("cpu", torch.float64).numpy() for each in parameters]
     flat: FloatArray = np.concatenate(parts)
     if not np.isfinite(flat).all():
         name, part = next(

@@ -18,6 +18,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor if to_local is None else to_local()
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor; where it is sharded, every process that holds a part has to call this."""
+    full_tensor: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if full_tensor is None else full_tensor()
+
+
 @dataclass(frozen=True)
 class Mesh:
     """The processes over which the scales are sharded, or none of them.

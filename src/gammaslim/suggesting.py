@@ -48,8 +48,8 @@ def suggest_strength(  # noqa: PLR0913 -- all but the pipeline's three are keywo
         raise PenaltyError(f"margin={margin!r} was asked; it must be above 0.")
     probe = penalty(1.0)
     names, parameters = penalised_tensors(model, graph, probe)
-    layout = lay_out(graph, names, parameters, optimizer)
-    ahead = forecast(probe, [optimizer], [layout], total_steps, lr)
+    layout = lay_out(graph, names, parameters, [optimizer])
+    ahead = forecast(probe, [optimizer], layout, total_steps, lr)
     if ahead.strength is None:
         why = ahead.note or "no scale can move: their learning rate is 0, or they are not trained."
         raise PenaltyError(f"No strength of {penalty.__name__} can be suggested: {why}")

@@ -40,7 +40,7 @@ def test_beginning_again_lets_go_of_the_first():
 
 def test_a_penalty_longer_than_the_training_is_refused():
     session = Session(gs.Budget(keep_macs=0.5, steps=40))
-    with pytest.raises(gs.PenaltyError, match="takes 20 optimizer steps, but the training has 12"):
+    with pytest.raises(gs.PenaltyError, match="takes 16 optimizer steps, but the training has 12"):
         begin(session, net())
 
 

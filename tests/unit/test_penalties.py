@@ -86,6 +86,35 @@ def test_group_lasso_of_single_scales_is_l1():
     )
 
 
+def test_mean_does_not_depend_on_how_values_are_spread():
+    """To the last bit of a scale, or polarization takes another course where they are sharded."""
+    values = torch.rand(1001, generator=torch.Generator().manual_seed(0)) + 0.5
+    whole = Scales(values, torch.arange(1001), 1001, 0.1)
+    for cut in range(0, 1001, 50):
+        other = values[cut:].double().sum()
+        part = Scales(
+            values[:cut], torch.arange(cut), cut, 0.1,
+            combine=lambda sums, other=other: sums + other, total=1001,
+        )  # fmt: skip
+        found, expected = part.mean(part.values), whole.mean(values)
+        assert torch.equal(found.to(values.dtype), expected.to(values.dtype))
+        assert torch.equal(found - values, expected - values)
+
+
+def test_sums_per_channel_by_hand():
+    """Channels 1 and 3 of 4 have no value here; sorted beforehand or not, it is the same."""
+    values, channels = torch.tensor([1.0, 20.0, 3.0, 400.0]), torch.tensor([2, 0, 2, 0])
+    expected = torch.tensor([420.0, 0.0, 4.0, 0.0])
+    sorting = torch.tensor([1, 3, 0, 2]), torch.tensor([0, 2, 2, 4, 4])
+    for given in (None, sorting):
+        assert torch.equal(
+            Scales(values, channels, 4, 1.0, sorting=given).per_channel(values), expected
+        )
+    nothing = values[:0], channels[:0]
+    none = Scales(*nothing, 4, 1.0, sorting=(channels[:0], torch.zeros(5, dtype=torch.int64)))
+    assert torch.equal(none.per_channel(values[:0]), torch.zeros(4))
+
+
 @pytest.mark.parametrize(
     "penalty",
     [L1(0.1), GroupLasso(0.1), GroupLasso(0.1, reduce="mean"), Polarization(0.1)],

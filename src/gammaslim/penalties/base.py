@@ -26,13 +26,17 @@ class Scales:
         values: ``[n]``, at least in single precision; not to be changed.
         channels: ``[n]`` int64 in ``0..num_channels-1``, the channel of each value.
         num_channels: how many channels those are.
-        strengths: λ, or ``[n]`` that of each value: 0 at those that may not go.
-        rates: the learning rate η, or ``[n]`` that of each value where they differ.
+        strengths: λ, or ``[n]`` that of each value: 0 at those that may not go.  While attached it
+            is what differs between values, and what they have in common is multiplied on later.
+        rates: the learning rate η, or ``[n]`` that of each value where they differ; while attached
+            times what the λ of all values have in common.
         penalised: ``[n]``, 0 at values that may not go and 1 elsewhere; ``None`` if all are 1.
         counted: ``[n]``, 0 at values that another process counts; ``None`` if none are.
         combine: sums a tensor over processes, in place; ``None`` if there is one.
         total: how many penalised values the whole network has; 0 if all of ``values``.
         sizes: ``[num_channels]``, how many values each channel has; counted if ``None``.
+        sorting: the order ``[n]`` that sorts values by channel, and ``[num_channels + 1]`` where
+            each channel then starts and the last ends; without it sums vary on a GPU.
     """
 
     values: Tensor
@@ -45,12 +49,20 @@ class Scales:
     combine: Callable[[Tensor], Tensor] | None = None
     total: int = 0
     sizes: Tensor | None = None
+    sorting: tuple[Tensor, Tensor] | None = None
 
     def per_channel(self, amounts: Tensor) -> Tensor:
         """``[n]`` to ``[num_channels]``: the sum over the values of each channel."""
         if self.counted is not None:
             amounts = amounts * self.counted
-        sums = amounts.new_zeros(self.num_channels).scatter_add_(0, self.channels, amounts)
+        if self.sorting is None or not len(amounts):
+            sums = amounts.new_zeros(self.num_channels).scatter_add_(0, self.channels, amounts)
+        else:
+            # scatter_add_ adds in any order on a GPU: processes with equal scales would drift apart
+            # by rounding errors, and a budget might choose other channels on each of them.
+            order, starts = self.sorting
+            ordered = amounts.index_select(0, order)
+            sums = torch.segment_reduce(ordered, "sum", offsets=starts, unsafe=True)
         return sums if self.combine is None else self.combine(sums)
 
     def spread(self, sums: Tensor) -> Tensor:
@@ -63,23 +75,24 @@ class Scales:
 
     def means(self, amounts: Tensor) -> Tensor:
         """``[n]`` to ``[num_channels]``: the mean over the values of each channel."""
-        ones = amounts.new_ones(()).expand_as(amounts)
-        sizes = self.per_channel(ones) if self.sizes is None else self.sizes
-        return self.per_channel(amounts) / sizes
+        sizes = self.sizes
+        if sizes is None:
+            sizes = self.per_channel(amounts.new_ones(()).expand_as(amounts))
+        return self.per_channel(amounts).div_(sizes)
 
     def mean(self, amounts: Tensor) -> Tensor:
-        """The mean over all penalised values of the network, without dimensions."""
+        """The mean over all penalised values of the network: a number, in double precision."""
+        # In double precision the sum does not depend on how the values are spread over processes.
+        exact = amounts.dtype if amounts.device.type == "mps" else torch.float64
+        if self.penalised is None and self.counted is None and self.combine is None:
+            return amounts.mean(dtype=exact)
         for factor in (self.penalised, self.counted):
             if factor is not None:
                 amounts = amounts * factor
-        total = amounts.sum()
+        total = amounts.sum(dtype=exact)
         if self.combine is not None:
             total = self.combine(total)
         return total / (self.total or self.values.numel())
-
-    def only_penalised(self, term: Tensor) -> Tensor:
-        """``term``, 0 at values that may not go."""
-        return term if self.penalised is None else term * self.penalised
 
 
 class Penalty(ABC):
@@ -96,7 +109,7 @@ class Penalty(ABC):
     def gradient(self, scales: Scales) -> Tensor:
         """The term ∂R/∂γ that is added to the scales' gradient before each optimizer step.
 
-        Must not wait for the device (no ``.item()``).
+        It is proportional to the strengths.  Must not wait for the device (no ``.item()``).
 
         Returns:
             ``[n]``, of the dtype and device of ``scales.values``; 0 where λ is.
@@ -125,7 +138,8 @@ class Shrinkage(ABC):
     def factors(self, scales: Scales) -> Tensor:
         """By what each value is multiplied after an optimizer step.
 
-        Must not wait for the device (no ``.item()``).
+        They depend on the products of strengths and rates alone.  Must not wait for the device (no
+        ``.item()``).
 
         Returns:
             ``[n]``, of the dtype and device of ``scales.values``; 1 where λ is 0.

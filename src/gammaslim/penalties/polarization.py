@@ -45,9 +45,13 @@ class Polarization(Penalty):
 
     def gradient(self, scales: Scales) -> Tensor:
         """``λ (t · sign(γ) − s) + mean(λ s)``, shape ``[n]``: λ may differ from scale to scale."""
-        away = (scales.values - scales.mean(scales.values)).sign_().mul_(scales.strengths)
-        pull = scales.values.sign().mul_(scales.strengths).mul_(self.t)
-        return scales.only_penalised((pull - away).add_(scales.mean(away)))
+        values, strengths = scales.values, scales.strengths
+        inwards = (scales.mean(values) - values).sign_().mul_(strengths)
+        drift = scales.mean(inwards)
+        if scales.penalised is not None:
+            drift = drift * scales.penalised
+        inwards.sub_(drift)
+        return inwards.add_(values.sign().mul_(strengths), alpha=self.t)
 
     def distances(self, scales: Scales) -> Tensor:
         """``max |γ| / (t + 1)``: below the mean both terms pull towards zero."""

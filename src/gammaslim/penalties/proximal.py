@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from gammaslim.penalties.base import Scales, Shrinkage, tiny
@@ -47,6 +48,9 @@ class Proximal(Shrinkage):
 
     def factors(self, scales: Scales) -> Tensor:
         """``max(0, 1 − η λ / ‖v‖₂)``, shape ``[n]``."""
-        norms = scales.norms().clamp_(min=tiny(scales.values))
-        shrunk = scales.spread(norms.reciprocal_()).mul_(scales.strengths).mul_(scales.rates)
-        return shrunk.neg_().add_(1).clamp_(min=0)
+        values, amount = scales.values, scales.rates
+        squares = scales.per_channel(values * values).clamp_(min=tiny(values))
+        shrunk = scales.spread(squares.rsqrt_()).mul_(scales.strengths)
+        if isinstance(amount, Tensor):
+            shrunk, amount = shrunk.mul_(amount), 1.0
+        return torch.rsub(shrunk, 1.0, alpha=amount).clamp_(min=0)

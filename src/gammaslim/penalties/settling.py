@@ -30,8 +30,8 @@ LOOKS_BACK = 0.05
 class Settling:
     """What a :class:`Budget` knows while training; one per attachment.
 
-    ``scores`` ``[C]``: the running mean per channel of the flat vector.  ``chosen`` ``[C]``: those
-    that shrink at present.  Everything else follows from the step.
+    ``scores`` ``[C]``: the running mean per channel of the flat vector.  ``chosen`` ``[C]``: 1 for
+    those that shrink at present, else 0.  Everything else follows from the step.
     """
 
     def __init__(self, budget: Budget, graph: ChannelGraph, numbers: IntArray) -> None:
@@ -50,7 +50,7 @@ class Settling:
         self._every = max(round(EVERY * budget.steps), 1)
         self._fresh = min(1.0, 1 / (LOOKS_BACK * budget.steps))
         self.scores = torch.zeros(len(numbers), dtype=torch.float32)
-        self.chosen = torch.zeros(len(numbers), dtype=torch.bool)
+        self.chosen = torch.zeros(len(numbers), dtype=torch.float32)
         self._effect: Tensor | None = None
         banded(budget, graph, np.zeros(graph.num_channels), budget.target[1])
 
@@ -80,7 +80,8 @@ class Settling:
         scores[self._numbers[self._real]] = self.scores.double().cpu().numpy()[self._real]
         share = self._budget.kept_after(step)
         keep = banded(self._budget, self._graph, scores / self._weights, share)
-        self.chosen = torch.from_numpy(self._real & ~keep[self._numbers]).to(self.scores.device)
+        chosen = torch.from_numpy(self._real & ~keep[self._numbers])
+        self.chosen = chosen.float().to(self.scores.device)
 
     def factors(self, channels: Tensor, step: int) -> Tensor | None:
         """By what values of these channels ``[n]`` are multiplied after a step; ``None``: by 1."""
@@ -88,7 +89,11 @@ class Settling:
             return None
         left = max(self._budget.zero_at - 1 - step, 0)
         self.chosen = self.chosen.to(channels.device)
-        return torch.where(self.chosen.index_select(0, channels), left / (left + 1), 1.0)
+        return torch.rsub(self.chosen.index_select(0, channels), 1.0, alpha=1 / (left + 1))
+
+    def done(self, step: int) -> bool:
+        """Whether the factors of this step are 0 for all that has been chosen."""
+        return step >= self._budget.zero_at - 1
 
     def plan(self, step: int) -> Plan:
         """The plan that removes what has been chosen.
@@ -103,12 +108,12 @@ class Settling:
                 "the budget as many steps as the training has."
             )
         keep = np.ones(self._graph.num_channels, dtype=np.bool_)
-        keep[self._numbers[self.chosen.cpu().numpy()]] = False
+        keep[self._numbers[self.chosen.bool().cpu().numpy()]] = False
         return make_plan(self._graph, keep)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of what it has learnt."""
-        return {"scores": self.scores.cpu().clone(), "chosen": self.chosen.cpu().clone()}
+        return {"scores": self.scores.cpu().clone(), "chosen": self.chosen.bool().cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.
@@ -125,7 +130,7 @@ class Settling:
                     f"{name!r} is {found}. Load the state saved with this network and graph."
                 )
         self.scores = state["scores"].to(self.scores.dtype).clone()
-        self.chosen = state["chosen"].to(torch.bool).clone()
+        self.chosen = state["chosen"].float().clone()
 
 
 def _weights(budget: Budget, graph: ChannelGraph) -> FloatArray:

@@ -1,0 +1,1 @@
+"""Every penalty on a small network, under every optimizer, precision and number of processes."""

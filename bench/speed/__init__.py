@@ -1,0 +1,1 @@
+"""How long gammaslim and Torch-Pruning take, measured alternately in one process."""

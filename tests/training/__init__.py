@@ -1,0 +1,1 @@
+"""Training under every condition: optimizers, precisions, compilation, many processes."""
