@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.attachment import Attachment
 from gammaslim.calibrating import Calibration, reestimate
 from gammaslim.cutting import Proof, cut
 from gammaslim.errors import PlanError
@@ -67,6 +68,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     *,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     ema: nn.Module | None = None,
+    handle: Attachment | None = None,
     verify: bool = True,
     fold: bool = True,
     calibration: Iterable[Any] | None = None,
@@ -91,6 +93,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
         optimizer: the optimizer that trains ``model``, or a list of those that do.  One that is not
             told and goes on all the same raises :class:`OptimizerError` at its next step.
         ema: a copy that averages the network's weights: it is cut and folded alike.
+        handle: what :func:`gammaslim.attach` returned: the penalty goes on with what is left.
         verify: ``False`` skips the two forward passes of the comparison.
         fold: ``False`` removes channels as if they contributed nothing.
         calibration: batches of data, such as a ``DataLoader``: what the trace took, or pairs that
@@ -99,6 +102,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     Raises:
         StaleGraphError: the network no longer has the shapes that were traced.
         PlanError: the plan was made for another graph.
+        PenaltyError: ``handle`` is a budget that is not done yet.
         TraceError: the network itself fails on the example inputs.
         CalibrationError: the data cannot be used; the network has been restored.
         OptimizerError: the optimizer owns none of the parameters, or its state cannot be cut.
@@ -106,6 +110,33 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     """
     networks = [unwrap(each) for each in (model, ema) if each is not None]
     optimizers = _listed(optimizer)
+    keep = _checked(networks, graph, plan, optimizers)
+    if handle is not None:
+        handle.check_cut(graph)
+    done: list[_Cut] = []
+    try:
+        for network, owners in zip(networks, (optimizers, ()), strict=False):
+            whole = _Cut(network, graph, plan, keep)
+            done.append(whole)
+            whole.run(owners, verify=verify, folds=fold, calibration=calibration)
+        _same_biases(done)
+    except BaseException:
+        for whole in done:
+            whole.restore()
+        raise
+    outcome = done[0].outcome()
+    if handle is not None:
+        handle.follow(outcome.graph, keep)
+    return outcome
+
+
+def _checked(
+    networks: Sequence[nn.Module],
+    graph: ChannelGraph,
+    plan: Plan,
+    optimizers: Sequence[Optimizer],
+) -> BoolArray:
+    """The channels to keep, if the plan fits the graph, and the graph the networks."""
     for network in networks:
         check_fresh(network, graph)
     keep = graph.keep_mask(plan)
@@ -114,22 +145,9 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
             "The plan sets other size attributes than this graph asks for. Select a plan from "
             "this graph."
         )
-    for each in optimizers:
-        check_optimizer(networks[0], plan, each)
-    done: list[_Cut] = []
-    try:
-        for network, owners in zip(networks, (optimizers, ()), strict=False):
-            whole = _Cut(network, graph, plan, keep)
-            done.append(whole)
-            whole.run(owners, verify=verify, folds=fold, calibration=calibration)
-        for name in {name for whole in done for name in whole.added}:
-            for whole in done:  # an average has the same parameters as the network
-                whole.ensure_bias(name)
-    except BaseException:
-        for whole in done:
-            whole.restore()
-        raise
-    return done[0].outcome()
+    for optimizer in optimizers:
+        check_optimizer(networks[0], plan, optimizer)
+    return keep
 
 
 class _Cut:
@@ -219,6 +237,13 @@ class _Cut:
         if ids is None:
             return np.arange(_weight(reading).shape[0])
         return self._graph.survivors(self._keep)(ids)
+
+
+def _same_biases(done: Sequence[_Cut]) -> None:
+    """Where one network was given a bias, so is its average: both have the same parameters."""
+    for name in {name for whole in done for name in whole.added}:
+        for whole in done:
+            whole.ensure_bias(name)
 
 
 def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:

@@ -25,7 +25,7 @@ LAYERS = (
     {"penalties", "layout", "forecasting", "watching"},
     {"attachment", "attach", "suggesting", "param_groups"},
     {"surgery", "running", "verify", "untold", "reading", "folding", "calibrating"},
-    {"cutting", "pruning", "latency", "scratch"},
+    {"cutting", "pruning", "shrinking", "latency", "scratch"},
     {"files"},
     {"report"},
     {"specs", "demo", "cli", "integrations"},
