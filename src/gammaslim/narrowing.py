@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from gammaslim.graph import BoolArray, ChannelGraph, Group, IntArray
+from gammaslim.graph import BoolArray, ChannelGraph, Group, IntArray, Recount, Site
 from gammaslim.sequences import Arrangement, Balance
 
 Map = Callable[[IntArray], IntArray]
@@ -42,15 +42,7 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
     sites = {site: left(ids) for site, ids in graph.sites.items()}
     return replace(
         graph,
-        shapes={
-            name: tuple(
-                len(sites[site])
-                if (site := (graph.aliases.get(name, name), dim)) in sites
-                else size
-                for dim, size in enumerate(shape)
-            )
-            for name, shape in graph.shapes.items()
-        },
+        shapes=_shapes(graph, sites),
         sites=sites,
         prunable=graph.prunable[keep],
         exact=graph.exact[keep],
@@ -61,16 +53,27 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
             for each in graph.attributes
         ),
         witnesses=tuple(replace(each, dims=every(each.dims)) for each in graph.witnesses),
-        recounts=tuple(
-            replace(
-                each,
-                inputs=tuple(None if dims is None else every(dims) for dims in each.inputs),
-                outputs=tuple(map(every, each.outputs)),
-            )
-            for each in graph.recounts
-        ),
+        recounts=tuple(_recount(each, every) for each in graph.recounts),
         arrangement=_arranged(graph.arrangement, keep, some),
     )
+
+
+def _shapes(graph: ChannelGraph, sites: Mapping[Site, IntArray]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor; a second name of a shared one has the sites of the first."""
+
+    def size(name: str, dim: int, before: int) -> int:
+        ids = sites.get((graph.aliases.get(name, name), dim))
+        return before if ids is None else len(ids)
+
+    return {
+        name: tuple(size(name, dim, before) for dim, before in enumerate(shape))
+        for name, shape in graph.shapes.items()
+    }
+
+
+def _recount(recount: Recount, every: Callable[[Dims], Dims]) -> Recount:
+    inputs = tuple(None if dims is None else every(dims) for dims in recount.inputs)
+    return replace(recount, inputs=inputs, outputs=tuple(map(every, recount.outputs)))
 
 
 def _groups(graph: ChannelGraph, some: Map) -> list[Group]:

@@ -23,6 +23,7 @@ from gammaslim.reading import Reading, has_constants, network_outputs, observe
 from gammaslim.select import changed_attributes
 from gammaslim.surgery import check_optimizer
 from gammaslim.verify import drift_between
+from gammaslim.wrappers import refuse_sharded, retire
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
         for whole in done:
             whole.restore()
         raise
+    for network in networks:
+        retire(network)
     outcome = done[0].outcome()
     if handle is not None:
         handle.follow(outcome.graph, keep)
@@ -138,6 +141,7 @@ def _checked(
 ) -> BoolArray:
     """The channels to keep, if the plan fits the graph, and the graph the networks."""
     for network in networks:
+        refuse_sharded(network)
         check_fresh(network, graph)
     keep = graph.keep_mask(plan)
     if changed_attributes(graph, keep) != dict(plan.attributes):

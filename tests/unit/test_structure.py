@@ -24,7 +24,7 @@ LAYERS = (
     {"shards", "scores", "chains", "select", "costs", "schedules"},
     {"penalties", "layout", "forecasting", "watching"},
     {"attachment", "attach", "suggesting", "param_groups"},
-    {"surgery", "running", "verify", "untold", "reading", "folding", "calibrating"},
+    {"surgery", "running", "verify", "untold", "wrappers", "reading", "folding", "calibrating"},
     {"cutting", "pruning", "shrinking", "latency", "scratch"},
     {"files"},
     {"report"},
