@@ -9,6 +9,7 @@ from gammaslim.attach import attach
 from gammaslim.attachment import Attachment
 from gammaslim.costs import channel_costs
 from gammaslim.errors import (
+    CalibrationError,
     FileFormatError,
     GammaslimError,
     GammaslimWarning,
@@ -25,6 +26,7 @@ from gammaslim.errors import (
     VerificationError,
 )
 from gammaslim.files import load, save
+from gammaslim.folding import Folded
 from gammaslim.forecasting import Forecast
 from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
 from gammaslim.latency import channel_latencies
@@ -42,10 +44,12 @@ from gammaslim.penalties import (
     cost_weighted,
 )
 from gammaslim.plan import Plan
-from gammaslim.pruning import Outcome, prune
+from gammaslim.pruning import Change, Outcome, prune
 from gammaslim.rules.user import OperatorCall, rule
 from gammaslim.scores import scores
+from gammaslim.scratch import distillation_loss, reset_parameters
 from gammaslim.select import select
+from gammaslim.shrinking import Shrinker, shrink_every
 from gammaslim.suggesting import suggest_strength
 from gammaslim.tracing import trace
 from gammaslim.watching import Stats
@@ -56,10 +60,13 @@ __all__ = [
     "L1",
     "Attachment",
     "Budget",
+    "CalibrationError",
+    "Change",
     "ChannelGraph",
     "Cost",
     "CostWeighted",
     "FileFormatError",
+    "Folded",
     "Forecast",
     "Frozen",
     "GammaslimError",
@@ -81,6 +88,7 @@ __all__ = [
     "Scales",
     "ScoreError",
     "Shrinkage",
+    "Shrinker",
     "StaleGraphError",
     "Stats",
     "TargetError",
@@ -90,14 +98,17 @@ __all__ = [
     "channel_costs",
     "channel_latencies",
     "cost_weighted",
+    "distillation_loss",
     "load",
     "param_groups",
     "prune",
+    "reset_parameters",
     "rule",
     "save",
     "schedules",
     "scores",
     "select",
+    "shrink_every",
     "suggest_strength",
     "trace",
 ]

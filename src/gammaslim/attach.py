@@ -215,7 +215,7 @@ def _copies(ema: nn.Module, layout: Layout) -> list[Tensor]:
                 f"elements there and {local(found).numel()} in it. Copy the network after it was "
                 "sharded."
             )
-    return [present[name].detach() for name in layout.atlas.names]
+    return [present[name] for name in layout.atlas.names]
 
 
 def _warn_of_forecast(handle: Attachment, total_steps: int, lr: Rates | None) -> None:

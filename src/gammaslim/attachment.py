@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.errors import OptimizerError, PenaltyError
+from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
 from gammaslim.forecasting import Forecast, Rates, forecast
-from gammaslim.graph import ChannelGraph
-from gammaslim.layout import Layout, multiply_copies, owning
+from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.layout import Atlas, Layout, multiply_copies, owning
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
 from gammaslim.penalties.settling import Settling
 from gammaslim.plan import Plan
@@ -73,6 +74,11 @@ class Attachment:
     def penalty(self) -> AnyPenalty:
         """The penalty given to :func:`attach`."""
         return self._given
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """The channels it acts on: those of the cut network, once it has followed a cut."""
+        return self._graph
 
     @property
     def active(self) -> bool:
@@ -137,6 +143,49 @@ class Attachment:
                 "Use gs.select(graph, gs.scores(model, graph), ...)."
             )
         return self._settling.plan(self._steps)
+
+    @property
+    def ready_for_cut(self) -> bool:
+        """Whether a cut can be followed now: a budget has to reach its zeros first."""
+        return self._settling is None or self._steps >= self._settling.zero_at
+
+    def check_cut(self, graph: ChannelGraph) -> None:
+        """Refuse a cut that it could not follow.
+
+        Raises:
+            StaleGraphError: it acts on another graph.
+            PenaltyError: it is a budget that still chooses or shrinks.
+        """
+        if graph is not self._graph:
+            raise StaleGraphError(
+                f"{self!r} acts on another graph than the one given for the cut. Select from "
+                "handle.graph, which follows every cut, and prune with it."
+            )
+        if self._settling is not None and not self.ready_for_cut:
+            raise PenaltyError(
+                f"A cut was asked after {self._steps} steps of {self._given!r}, which chooses and "
+                f"shrinks until step {self._settling.zero_at}. Cut then, or later."
+            )
+
+    def follow(self, graph: ChannelGraph, keep: BoolArray) -> None:
+        """Go on with what a cut has left, as if the other channels had never been there.
+
+        :func:`gammaslim.prune` does this for its ``handle``.
+
+        Args:
+            graph: of the cut network.
+            keep: which channels of the old graph are left.
+        """
+        atlas = Atlas.of(graph, self._layout.atlas.names)
+        weights = None
+        if isinstance(self._given, CostWeighted):
+            weights = self._given.weights[keep]
+            self._given = replace(self._given, weights=weights)
+        if self._settling is not None:
+            self._settling.follow(graph, atlas.numbers, keep)
+        optimizers = [o for each in self._optimizers if (o := each()) is not None]
+        self._layout = Layout.of(atlas, self._layout.parameters, optimizers, weights)
+        self._graph, self._term = graph, None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, so that training goes on from it bit for bit."""

@@ -45,6 +45,10 @@ class VerificationError(GammaslimError):
     """The cut network does not compute what the masked network computes; it was restored."""
 
 
+class CalibrationError(GammaslimError):
+    """Calibration data cannot be used: it can be read only once, is empty, or the network fails."""
+
+
 class FileFormatError(GammaslimError):
     """A file is not a gammaslim file, is damaged, or does not fit the network."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from gammaslim.errors import FileFormatError, PlanError
+from gammaslim.folding import add_bias, biases_added
 from gammaslim.modules import named_aliases, named_tensors, on_meta, unwrap
 from gammaslim.plan import Plan
 from gammaslim.surgery import apply_plan, cuts_by_tensor, remembered_plan
@@ -26,10 +27,14 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: the cut tensors by name, and the plan that shapes a fresh network."""
+    """What a file holds: the cut tensors by name, and what shapes a fresh network.
+
+    That is the plan, and the paths of the layers that were given a bias.
+    """
 
     tensors: Mapping[str, Tensor]
     plan: Plan
+    added_biases: tuple[str, ...] = ()
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -48,6 +53,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "format": FORMAT,
         "version": VERSION,
         "plan": plan,
+        "added_biases": json.dumps(biases_added(model)),
         "sha256": _digest(tensors, plan),
     }
     target = Path(path)
@@ -79,6 +85,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     _check_fits(inner, contents, path)
     undo = apply_plan(inner, contents.plan)
     try:
+        for name in contents.added_biases:
+            undo.steps.append(add_bias(inner.get_submodule(name)))
         state = dict(contents.tensors)
         for alias, owner in named_aliases(_state(inner)).items():
             state.setdefault(alias, state[owner])
@@ -115,7 +123,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
             f"{path} has been altered since it was saved: its checksum does not match. Save it "
             "again, or fetch an undamaged copy."
         )
-    return Contents(tensors, plan)
+    return Contents(tensors, plan, tuple(json.loads(metadata.get("added_biases", "[]"))))
 
 
 def _check_header(metadata: Mapping[str, str], path: object) -> None:
@@ -147,6 +155,7 @@ def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
             expected[name] = tuple(
                 len(cuts[d]) if d in cuts else n for d, n in enumerate(expected[name])
             )
+    _expect_biases(expected, contents.added_biases, path)
     for attribute in contents.plan.attributes:
         _check_attribute(model, attribute, path)
     found_shapes = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
@@ -165,6 +174,21 @@ def _check_attribute(model: nn.Module, path: str, file: object) -> None:
         getattr(model.get_submodule(owner), attribute)
     except AttributeError as error:
         raise _mismatch(file, f"it sets {path!r}, which does not exist here") from error
+
+
+def _expect_biases(
+    expected: dict[str, tuple[int, ...]], layers: Sequence[str], path: object
+) -> None:
+    """Add the shapes of the biases that layers were given to those expected."""
+    for name in layers:
+        weight = expected.get(f"{name}.weight")
+        if weight is None or f"{name}.bias" in expected:
+            raise _mismatch(path, f"a bias was added to {name!r}, which has {_lack(weight)} here")
+        expected[f"{name}.bias"] = weight[:1]
+
+
+def _lack(weight: tuple[int, ...] | None) -> str:
+    return "no weight" if weight is None else "a bias of its own"
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:

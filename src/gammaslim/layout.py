@@ -253,8 +253,8 @@ class Layout:
         )
         raise StaleGraphError(
             f"A penalty was attached when {name!r} had {width} scales; now it has "
-            f"{local(parameter).numel()}: the network was cut meanwhile. Detach, trace the network "
-            "again and attach with the new graph."
+            f"{local(parameter).numel()}: the network was cut meanwhile. Cut with gs.prune(..., "
+            "handle=handle), or detach, trace the network again and attach with the new graph."
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from gammaslim.errors import StaleGraphError, TraceError
 from gammaslim.graph import ChannelGraph
@@ -27,7 +28,11 @@ _CONTAINERS = (dict, list, set)
 _UNTOUCHED = set(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules"}
 """Attributes that every module has and no forward fills: hooks and the like."""
 
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_WRAPPERS = (
+    nn.DataParallel,
+    nn.parallel.DistributedDataParallel,
+    AveragedModel,
+)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

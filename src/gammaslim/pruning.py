@@ -1,30 +1,41 @@
-"""The cut as the user sees it: check, cut, prove, or put everything back."""
+"""The cut as the user sees it: check, cut, prove, fold what was left behind, or put all back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.calling import describe
-from gammaslim.errors import PlanError, TraceError, VerificationError
-from gammaslim.graph import BoolArray, ChannelGraph, Cost
-from gammaslim.modules import check_fresh, named_tensors, on_meta, unwrap
+from gammaslim.attachment import Attachment
+from gammaslim.calibrating import Calibration, reestimate
+from gammaslim.cutting import Proof, cut
+from gammaslim.errors import PlanError
+from gammaslim.folding import Folded, add_bias, fold
+from gammaslim.graph import BoolArray, ChannelGraph, Cost, IntArray
+from gammaslim.modules import check_fresh, first_paths, named_tensors, on_meta, unwrap
+from gammaslim.narrowing import narrowed
 from gammaslim.plan import Plan
+from gammaslim.reading import Reading, has_constants, network_outputs, observe
 from gammaslim.select import changed_attributes
-from gammaslim.surgery import apply_plan, check_optimizer, cuts_by_tensor, masked_state
-from gammaslim.untold import remember
-from gammaslim.verify import (
-    Evidence,
-    Noise,
-    Verdict,
-    compare,
-    reference,
-    rounding,
-    training_failure,
-)
+from gammaslim.surgery import check_optimizer
+from gammaslim.verify import drift_between
+from gammaslim.wrappers import refuse_sharded, retire
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far the outputs are from those of the uncut network, relative to their scale.
+
+    ``before``: right after the cut; ``after``: when what was removed has been folded, and BatchNorm
+    statistics re-estimated.
+    """
+
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,9 @@ class Outcome:
     """What a cut did.
 
     ``drift``: largest change of any compared output, relative to that output's scale, against the
-    masked network (``nan`` when it was not verified).  ``before``, ``after``: the cost.
+    masked network (``nan`` when it was not verified).  ``before``, ``after``: the cost.  ``graph``:
+    the channels of the cut network.  ``folded``: what removed channels still contributed and where
+    it went, and ``change``: what that did to the outputs, ``None`` if there was nothing to fold.
     """
 
     drift: float
@@ -40,19 +53,26 @@ class Outcome:
     after: Cost
     plan: Plan
     message: str
+    graph: ChannelGraph = field(repr=False)
+    folded: Folded = field(default_factory=Folded)
+    change: Change | None = None
 
     def __str__(self) -> str:
         """The outcome as one sentence."""
         return self.message
 
 
-def prune(
+def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     model: nn.Module,
     graph: ChannelGraph,
     plan: Plan,
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    ema: nn.Module | None = None,
+    handle: Attachment | None = None,
     verify: bool = True,
+    fold: bool = True,
+    calibration: Iterable[Any] | None = None,
 ) -> Outcome:
     """Remove what ``plan`` does not keep, in place, and prove that nothing else changed.
 
@@ -61,106 +81,199 @@ def prune(
     example inputs of the trace.  Parameters keep their identity; their gradients and the state of
     ``optimizer`` are cut along, so that training goes on with the same objects.
 
+    A removed channel may still have contributed something: a constant f(β) where its scales were
+    zero and its shifts were not, or, if it was not zero at all, its mean.  The constants are folded
+    into the layers that read them, so that the outputs stay those of the uncut network (exactly in
+    the interior of an image; at borders padded zeros make a difference, see ``outcome.change``).
+    With ``calibration``, so are the means, and BatchNorm statistics are estimated anew.
+
     Args:
         model: the network that ``graph`` was traced from.
-        graph: its channel graph; stale afterwards: trace again before the next cut.
+        graph: its channel graph; stale afterwards: go on with ``outcome.graph``.
         plan: from :func:`gammaslim.select` on this graph.
-        optimizer: the optimizer that trains ``model``, if there is one.  One that is not told and
-            goes on all the same raises :class:`OptimizerError` at its next step.
+        optimizer: the optimizer that trains ``model``, or a list of those that do.  One that is not
+            told and goes on all the same raises :class:`OptimizerError` at its next step.
+        ema: a copy that averages the network's weights: it is cut and folded alike.
+        handle: what :func:`gammaslim.attach` returned: the penalty goes on with what is left.
         verify: ``False`` skips the two forward passes of the comparison.
+        fold: ``False`` removes channels as if they contributed nothing.
+        calibration: batches of data, such as a ``DataLoader``: what the trace took, or pairs that
+            begin with it.  A hundred batches or so are enough.
 
     Raises:
         StaleGraphError: the network no longer has the shapes that were traced.
         PlanError: the plan was made for another graph.
+        PenaltyError: ``handle`` is a budget that is not done yet.
         TraceError: the network itself fails on the example inputs.
+        CalibrationError: the data cannot be used; the network has been restored.
         OptimizerError: the optimizer owns none of the parameters, or its state cannot be cut.
         VerificationError: the law does not hold; the network has been restored.
     """
-    model = unwrap(model)
-    check_fresh(model, graph)
+    networks = [unwrap(each) for each in (model, ema) if each is not None]
+    optimizers = _listed(optimizer)
+    keep = _checked(networks, graph, plan, optimizers)
+    if handle is not None:
+        handle.check_cut(graph)
+    done: list[_Cut] = []
+    try:
+        for network, owners in zip(networks, (optimizers, ()), strict=False):
+            whole = _Cut(network, graph, plan, keep)
+            done.append(whole)
+            whole.run(owners, verify=verify, folds=fold, calibration=calibration)
+        _same_biases(done)
+    except BaseException:
+        for whole in done:
+            whole.restore()
+        raise
+    for network in networks:
+        retire(network)
+    outcome = done[0].outcome()
+    if handle is not None:
+        handle.follow(outcome.graph, keep)
+    return outcome
+
+
+def _checked(
+    networks: Sequence[nn.Module],
+    graph: ChannelGraph,
+    plan: Plan,
+    optimizers: Sequence[Optimizer],
+) -> BoolArray:
+    """The channels to keep, if the plan fits the graph, and the graph the networks."""
+    for network in networks:
+        refuse_sharded(network)
+        check_fresh(network, graph)
     keep = graph.keep_mask(plan)
     if changed_attributes(graph, keep) != dict(plan.attributes):
         raise PlanError(
             "The plan sets other size attributes than this graph asks for. Select a plan from "
             "this graph."
         )
-    if optimizer is not None:
-        check_optimizer(model, plan, optimizer)
-    before, after = graph.cost(), graph.cost_of(keep)
-    cut = cuts_by_tensor(plan)
-    shapes = {p: p.shape for name, p in model.named_parameters() if name in cut}
-    meta = on_meta(named_tensors(model))
-    if meta or not verify:
-        apply_plan(model, plan, optimizer)
-        remember(shapes)
-        why = "weights are on the meta device" if meta else "verify=False"
-        return Outcome(float("nan"), before, after, plan, f"Cut, not verified: {why}.")
-    verdict = _cut_and_judge(model, graph, plan, keep, optimizer)
-    if not verdict.holds:
-        raise VerificationError(
-            f"The cut network does not compute what the masked one computes: {verdict.message}. "
-            "The network has been restored. Keep that layer with ignore=, and please report it."
+    for optimizer in optimizers:
+        check_optimizer(networks[0], plan, optimizer)
+    return keep
+
+
+class _Cut:
+    """One network on its way through a cut: what has been done to it, and how to take it back."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, plan: Plan, keep: BoolArray) -> None:
+        self._model, self._graph, self._plan, self._keep = model, graph, plan, keep
+        self._undo: list[Callable[[], object]] = []
+        self._proof: Proof | None = None
+        self._folded, self._change = Folded(), None
+
+    def run(
+        self,
+        optimizers: Sequence[Optimizer],
+        *,
+        verify: bool,
+        folds: bool,
+        calibration: Iterable[Any] | None,
+    ) -> None:
+        """Look, cut, prove, fold, and look again."""
+        model, graph = self._model, self._graph
+        data = None
+        if calibration is not None:
+            data = Calibration(calibration, graph.example_inputs, _device(model))
+        folds = folds and not on_meta(named_tensors(model))
+        if not folds or not (data or has_constants(model, graph, self._keep)):
+            self._cut(optimizers, verify=verify)
+            return
+        batches = [graph.example_inputs] if data is None else data.batches("measuring means")
+        readings, skipped = observe(model, graph, self._keep, batches)
+        weights = {r.module: _weight(r).detach().clone() for r in readings}
+        expected = network_outputs(model, graph.example_inputs)
+        self._cut(optimizers, verify=verify)
+        before = _difference(expected, network_outputs(model, graph.example_inputs))
+        self._folded = fold(
+            readings,
+            first_paths(model),
+            constants_only=data is None,
+            keep={r.module: self._outputs(r) for r in readings},
+            weights=weights,
+            skipped=skipped,
         )
-    remember(shapes)
-    message = (
-        f"Cut and verified at {verdict.compared} outputs: drift {verdict.drift:.1e}, "
-        f"MACs {before.macs:,} -> {after.macs:,}, parameters {before.params:,} -> {after.params:,}."
-    )
-    return Outcome(verdict.drift, before, after, plan, message)
+        self._undo += self._folded.undo
+        if data is not None:
+            self._undo.append(reestimate(model, data.batches("estimating BatchNorm statistics")))
+        after = _difference(expected, network_outputs(model, graph.example_inputs))
+        self._change = Change(before, after)
+        _join_groups(self._folded.biases, optimizers)
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The layers that were given a bias."""
+        return self._folded.added
+
+    def ensure_bias(self, name: str) -> None:
+        """Give a layer a bias of zero if it has none."""
+        module = self._model.get_submodule(name)
+        if getattr(module, "bias", None) is None:
+            self._undo.append(add_bias(module))
+
+    def restore(self) -> None:
+        """Take everything back, last change first."""
+        while self._undo:
+            self._undo.pop()()
+
+    def outcome(self) -> Outcome:
+        """What happened, for the user."""
+        assert self._proof is not None  # noqa: S101 -- run has been called
+        before, after = self._graph.cost(), self._graph.cost_of(self._keep)
+        folded = f"; {self._folded}" if self._folded.inputs else ""
+        message = (
+            f"{self._proof.message}, MACs {before.macs:,} -> {after.macs:,}, parameters "
+            f"{before.params:,} -> {after.params:,}{folded}."
+        )
+        return Outcome(
+            self._proof.drift, before, after, self._plan, message,
+            narrowed(self._graph, self._keep), self._folded, self._change,
+        )  # fmt: skip
+
+    def _cut(self, optimizers: Sequence[Optimizer], *, verify: bool) -> None:
+        self._proof = cut(self._model, self._graph, self._plan, optimizers, verify=verify)
+        self._undo.append(self._proof.undo)
+
+    def _outputs(self, reading: Reading) -> IntArray:
+        """Which of a layer's outputs are left, in the order of the cut network."""
+        ids = self._graph.sites.get((f"{first_paths(self._model)[reading.module]}.weight", 0))
+        if ids is None:
+            return np.arange(_weight(reading).shape[0])
+        return self._graph.survivors(self._keep)(ids)
 
 
-def _cut_and_judge(
-    model: nn.Module,
-    graph: ChannelGraph,
-    plan: Plan,
-    keep: BoolArray,
-    optimizer: Optimizer | None,
-) -> Verdict:
-    """Cut and compare; the cut stays only if the law holds.
-
-    Where a fixed tolerance is exceeded, what rounding alone does to the masked network is measured,
-    in float64 if possible, and the comparison is made once more.
-    """
-    masked = masked_state(model, plan)
-    try:
-        expected = reference(model, graph, keep, masked)
-    except Exception as error:  # any failure of the user's own code
-        raise TraceError(
-            f"The network fails on the example inputs {describe(graph.example_inputs)} before any "
-            f"cut; its own error is {type(error).__name__}: {error}. Trace it again with inputs "
-            "that it accepts, or pass verify=False."
-        ) from error
-    noise: Noise | None = None
-    while True:
-        undo = apply_plan(model, plan, optimizer)
-        try:
-            verdict = _verdict(model, graph, expected, noise)
-        except BaseException:
-            undo()
-            raise
-        if verdict.holds:
-            return verdict
-        undo()
-        if noise or not np.isfinite(verdict.drift):
-            return verdict
-        expected, noise = rounding(model, graph, keep, masked)
+def _same_biases(done: Sequence[_Cut]) -> None:
+    """Where one network was given a bias, so is its average: both have the same parameters."""
+    for name in {name for whole in done for name in whole.added}:
+        for whole in done:
+            whole.ensure_bias(name)
 
 
-def _verdict(
-    model: nn.Module,
-    graph: ChannelGraph,
-    expected: Evidence,
-    noise: Noise | None,
-) -> Verdict:
-    """Compare in evaluation mode, then see that training mode still runs."""
-    try:
-        verdict = compare(model, graph, expected, noise)
-    except Exception as error:  # noqa: BLE001 - any failure of the cut network's forward
-        text = f"its forward fails with {type(error).__name__}: {error}"
-        return Verdict(float("inf"), "forward", 0, text)
-    if verdict.holds and graph.traced_in_training:
-        error = training_failure(model, graph)
-        if error is not None:
-            text = f"its training-mode forward fails with {type(error).__name__}: {error}"
-            return Verdict(float("inf"), "training mode", verdict.compared, text)
-    return verdict
+def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
+    if optimizer is None:
+        return ()
+    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
+
+
+def _weight(reading: Reading) -> Tensor:
+    weight: Any = reading.module.weight
+    return weight
+
+
+def _device(model: nn.Module) -> Any:
+    return next(iter(named_tensors(model).values())).device
+
+
+def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    pairs = zip(expected, found, strict=True)
+    return max((drift_between(want, have) for want, have in pairs), default=0.0)
+
+
+def _join_groups(biases: Sequence[tuple[Tensor, Tensor]], optimizers: Sequence[Optimizer]) -> None:
+    """Let a bias that was added be trained like the weight beside it."""
+    for weight, bias in biases:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is weight for parameter in group["params"]):
+                    group["params"].append(bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -55,7 +55,7 @@ def sliced(tensor: Tensor, cuts: Cuts) -> Tensor:
     return result
 
 
-def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None) -> Undo:
+def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = ()) -> Undo:
     """Cut every tensor, gradient, optimizer state and size attribute that the plan names.
 
     Parameters and buffers keep their identity, so references to them stay good.
@@ -65,8 +65,9 @@ def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None)
     try:
         for name, cuts in cuts_by_tensor(plan).items():
             _cut_tensor(tensors[name], cuts, undo)
-            if optimizer is not None and tensors[name] in optimizer.state:
-                _cut_state(optimizer.state[tensors[name]], cuts, undo)
+            for optimizer in optimizers:
+                if tensors[name] in optimizer.state:
+                    _cut_state(optimizer.state[tensors[name]], cuts, undo)
         for path, value in plan.attributes.items():
             _set_attribute(model, path, value, undo)
         _remember(model, plan, undo)

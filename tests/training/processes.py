@@ -17,6 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -129,6 +134,73 @@ def resumed() -> Result:
     return same
 
 
+def cut_in_training(style: str) -> Result:
+    """A cut in mid-training: the wrapper is refused, a new one goes on; alone without a style."""
+    model = small_net().eval()
+    wrapped = spread(model, style, None) if style else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    handle = attach(wrapped, traced(model), optimizer, PENALTIES["Budget"])
+    train_shares(wrapped, optimizer, range(8), style)
+    gs.prune(wrapped, handle.graph, handle.plan(), optimizer=optimizer, handle=handle)
+    refused = ""
+    if style:
+        try:
+            wrapped(batch(0)[0])
+        except GammaslimError as error:
+            refused = str(error)
+        wrapped = spread(model, style, None)
+    train_shares(wrapped, optimizer, range(8, STEPS), style)
+    return {"refused": refused, "weights": [whole(p) for p in model.parameters()]}
+
+
+def cut_under_ddp() -> Result:
+    """The same in several processes."""
+    return cut_in_training("DDP")
+
+
+def cut_while_sharded() -> str:
+    """What is said to who cuts a sharded network."""
+    model = small_net().eval()
+    graph = traced(model)
+    plan = gs.select(graph, gs.scores(model, graph), remove_channels=0.3)
+    fully_shard(model)
+    try:
+        gs.prune(model, graph, plan)
+    except GammaslimError as error:
+        return str(error)
+    return ""
+
+
+def cut_and_sharded_again() -> Result:
+    """As docs/cutting.md says: gather, cut what is whole, shard again."""
+    model = small_net().eval()
+    graph = traced(model)
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    handle = attach(model, graph, optimizer, PENALTIES["Budget"])
+    train_shares(model, optimizer, range(8), "FSDP2")
+    plan = handle.plan()
+
+    everything = StateDictOptions(full_state_dict=True)
+    weights, states = get_state_dict(model, optimizer, options=everything)
+    model = small_net().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    set_state_dict(
+        model, optimizer, model_state_dict=weights, optim_state_dict=states, options=everything
+    )
+    outcome = gs.prune(model, graph, plan, optimizer=optimizer)
+    weights, states = get_state_dict(model, optimizer, options=everything)
+
+    fully_shard(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    set_state_dict(
+        model, optimizer, model_state_dict=weights, optim_state_dict=states, options=everything
+    )
+    train_shares(model, optimizer, range(8, STEPS), "FSDP2")
+    cost = outcome.graph.cost().macs
+    return {"cost": cost, "weights": [whole(p) for p in model.parameters()]}
+
+
 def copied(state: Any) -> Any:
     """A state dict whose tensors, sharded ones too, are copies."""
     if isinstance(state, Tensor):
@@ -234,7 +306,13 @@ def everything(world: int) -> dict[Any, Any]:
             results[(style, name)] = trained(penalty, style)
         if world == 4:
             results[("HSDP", name)] = trained(penalty, "FSDP2", grid())
-    extra: list[Callable[[], Any]] = [overflowed, averaged]
+    extra: list[Callable[[], Any]] = [
+        overflowed,
+        averaged,
+        cut_under_ddp,
+        cut_while_sharded,
+        cut_and_sharded_again,
+    ]
     extra += [two_meshes] if world == 4 else [resumed, scored, synchronised]
     results |= {each.__name__: each() for each in extra}
     return results

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from tests.training.common import small_net, traced
-from tests.training.processes import PENALTIES, STEPS, STYLES, run_group, trained
+from tests.training.processes import (
+    PENALTIES,
+    STEPS,
+    STYLES,
+    cut_in_training,
+    run_group,
+    trained,
+)
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-11}
 """Double precision; shares of a batch are averaged in another order than the whole of it."""
@@ -126,3 +133,27 @@ def test_scales_over_two_meshes_are_refused(group):
         if len(group) == 4:
             text = "OptimizerError: The penalised scales are sharded over 2 different device meshes"
             assert results["two_meshes"].startswith(text)
+
+
+def test_a_cut_network_goes_on_in_a_new_wrapper(group):
+    """As one process does; the old wrapper, which would average nothing any more, refuses."""
+    expected = cut_in_training("")
+    for results in group:
+        found = results["cut_under_ddp"]
+        assert "Wrap it again: model = DistributedDataParallel(model.module)" in found["refused"]
+        for one, other in zip(found["weights"], expected["weights"], strict=True):
+            torch.testing.assert_close(one, other, **TIGHT)
+
+
+def test_a_sharded_network_is_not_cut(group):
+    for results in group:
+        assert "sharded over processes (FSDP2)" in results["cut_while_sharded"]
+
+
+def test_a_network_gathered_cut_and_sharded_again_goes_on(group):
+    """Weights and momentum as in one process that was cut at the same step."""
+    expected = cut_in_training("")["weights"]
+    for results in group:
+        found = results["cut_and_sharded_again"]["weights"]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, **TIGHT)

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"graph", "sequences", "plan"},
+    {"graph", "sequences", "plan", "narrowing"},
     {"demands", "labels", "classes", "families", "balance", "resolving"},
     {"modules", "calling", "fakes", "sizes", "findings", "sources", "ops"},
     {"attributes", "recording"},
@@ -24,7 +24,8 @@ LAYERS = (
     {"shards", "scores", "chains", "select", "costs", "schedules"},
     {"penalties", "layout", "forecasting", "watching"},
     {"attachment", "attach", "suggesting", "param_groups"},
-    {"surgery", "running", "verify", "untold", "pruning", "latency"},
+    {"surgery", "running", "verify", "untold", "wrappers", "reading", "folding", "calibrating"},
+    {"cutting", "pruning", "shrinking", "latency", "scratch"},
     {"files"},
     {"report"},
     {"specs", "demo", "cli", "integrations"},

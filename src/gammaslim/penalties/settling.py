@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gammaslim.costs import CostKind, FloatArray, channel_costs
 from gammaslim.errors import PenaltyError
-from gammaslim.graph import ChannelGraph, IntArray
+from gammaslim.graph import BoolArray, ChannelGraph, IntArray
 from gammaslim.penalties.banding import banded
 from gammaslim.penalties.base import Scales
 from gammaslim.penalties.budget import Budget
@@ -53,6 +53,20 @@ class Settling:
         self.chosen = torch.zeros(len(numbers), dtype=torch.float32)
         self._effect: Tensor | None = None
         banded(budget, graph, np.zeros(graph.num_channels), budget.target[1])
+
+    @property
+    def zero_at(self) -> int:
+        """After how many steps all that has been chosen is zero."""
+        return self._budget.zero_at
+
+    def follow(self, graph: ChannelGraph, numbers: IntArray, keep: BoolArray) -> None:
+        """Go on with what a cut has left; ``numbers`` are the cut graph's channels."""
+        old = np.where(numbers < 0, numbers, np.flatnonzero(keep)[np.maximum(numbers, 0)])
+        places = torch.from_numpy(np.searchsorted(self._numbers, old)).to(self.scores.device)
+        self.scores = self.scores[places]
+        self.chosen = self.chosen.to(places.device)[places]
+        self._graph, self._numbers, self._real = graph, numbers, numbers >= 0
+        self._weights, self._effect = self._weights[keep], None
 
     def watches(self, step: int) -> bool:
         """Whether gradients are still of interest at this step."""

@@ -1,0 +1,128 @@
+"""One network, cut and proven, or put back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from torch.optim import Optimizer
+
+from gammaslim.calling import describe
+from gammaslim.errors import TraceError, VerificationError
+from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.modules import named_tensors, on_meta
+from gammaslim.plan import Plan
+from gammaslim.surgery import Undo, apply_plan, cuts_by_tensor, masked_state
+from gammaslim.untold import remember
+from gammaslim.verify import (
+    Evidence,
+    Noise,
+    Verdict,
+    compare,
+    reference,
+    rounding,
+    training_failure,
+)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a cut was proven: the drift (``nan`` if it was not), and a sentence; ``undo`` it."""
+
+    drift: float
+    message: str
+    undo: Undo
+
+
+def cut(
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: Plan,
+    optimizers: Sequence[Optimizer] = (),
+    *,
+    verify: bool = True,
+) -> Proof:
+    """Apply a plan that fits, and prove it.
+
+    Raises:
+        TraceError: the network itself fails on the example inputs.
+        VerificationError: the law does not hold; the network has been restored.
+    """
+    named = cuts_by_tensor(plan)
+    shapes = {p: p.shape for name, p in model.named_parameters() if name in named}
+    meta = on_meta(named_tensors(model))
+    if meta or not verify:
+        undo = apply_plan(model, plan, optimizers)
+        why = "weights are on the meta device" if meta else "verify=False"
+        proof = Proof(float("nan"), f"Cut, not verified: {why}", undo)
+    else:
+        verdict, undo = _cut_and_judge(model, graph, plan, graph.keep_mask(plan), optimizers)
+        if not verdict.holds:
+            raise VerificationError(
+                f"The cut network does not compute what the masked one computes: {verdict.message}."
+                " The network has been restored. Keep that layer with ignore=, and please report "
+                "it."
+            )
+        text = f"Cut and verified at {verdict.compared} outputs: drift {verdict.drift:.1e}"
+        proof = Proof(verdict.drift, text, undo)
+    remember(shapes)
+    return proof
+
+
+def _cut_and_judge(
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: Plan,
+    keep: BoolArray,
+    optimizers: Sequence[Optimizer],
+) -> tuple[Verdict, Undo]:
+    """Cut and compare; the cut stays only if the law holds.
+
+    Where a fixed tolerance is exceeded, what rounding alone does to the masked network is measured,
+    in float64 if possible, and the comparison is made once more.
+    """
+    masked = masked_state(model, plan)
+    try:
+        expected = reference(model, graph, keep, masked)
+    except Exception as error:  # any failure of the user's own code
+        raise TraceError(
+            f"The network fails on the example inputs {describe(graph.example_inputs)} before any "
+            f"cut; its own error is {type(error).__name__}: {error}. Trace it again with inputs "
+            "that it accepts, or pass verify=False."
+        ) from error
+    noise: Noise | None = None
+    while True:
+        undo = apply_plan(model, plan, optimizers)
+        try:
+            verdict = _verdict(model, graph, expected, noise)
+        except BaseException:
+            undo()
+            raise
+        if verdict.holds:
+            return verdict, undo
+        undo()
+        if noise or not np.isfinite(verdict.drift):
+            return verdict, undo
+        expected, noise = rounding(model, graph, keep, masked)
+
+
+def _verdict(
+    model: nn.Module,
+    graph: ChannelGraph,
+    expected: Evidence,
+    noise: Noise | None,
+) -> Verdict:
+    """Compare in evaluation mode, then see that training mode still runs."""
+    try:
+        verdict = compare(model, graph, expected, noise)
+    except Exception as error:  # noqa: BLE001 - any failure of the cut network's forward
+        text = f"its forward fails with {type(error).__name__}: {error}"
+        return Verdict(float("inf"), "forward", 0, text)
+    if verdict.holds and graph.traced_in_training:
+        error = training_failure(model, graph)
+        if error is not None:
+            text = f"its training-mode forward fails with {type(error).__name__}: {error}"
+            return Verdict(float("inf"), "training mode", verdict.compared, text)
+    return verdict
