@@ -62,10 +62,9 @@ class Constant(Schedule):
         return self.strength
 
 
-@final
 @dataclass(frozen=True)
-class Linear(Schedule):
-    """From ``first`` to ``last`` in a straight line: ``first + (last − first) · t / steps``."""
+class _Ramp(Schedule):
+    """From one λ to another in so many steps."""
 
     first: float
     last: float
@@ -82,31 +81,33 @@ class Linear(Schedule):
 
     def at(self, step: int) -> float:
         """λ at this step."""
-        return self.first + (self.last - self.first) * min(step / self.steps, 1.0)
+        left = self._left(min(step / self.steps, 1.0))
+        return left * self.first + (1 - left) * self.last
+
+    @abstractmethod
+    def _left(self, share: float) -> float:
+        """How much of ``first`` is left when this share of the steps is over: 1 to 0."""
 
 
 @final
 @dataclass(frozen=True)
-class Cosine(Schedule):
-    """From ``first`` to ``last`` along half a cosine: slow, fast, slow."""
+class Linear(_Ramp):
+    """From ``first`` to ``last`` in a straight line: ``first + (last - first) · t / steps``."""
 
-    first: float
-    last: float
-    steps: int
+    def _left(self, share: float) -> float:
+        return 1 - share
 
-    def __post_init__(self) -> None:
-        """Refuse numbers that cannot be used."""
-        _check_values(self)
 
-    @property
-    def length(self) -> int:
-        """``steps``."""
-        return self.steps
+@final
+@dataclass(frozen=True)
+class Cosine(_Ramp):
+    """From ``first`` to ``last`` along half a cosine: slow, fast, slow.
 
-    def at(self, step: int) -> float:
-        """``last + (first − last) · (1 + cos(π t / steps)) / 2``."""
-        wave = (1 + math.cos(math.pi * min(step / self.steps, 1.0))) / 2
-        return self.last + (self.first - self.last) * wave
+    ``last + (first - last) · (1 + cos(π t / steps)) / 2``
+    """
+
+    def _left(self, share: float) -> float:
+        return (1 + math.cos(math.pi * share)) / 2
 
 
 @final
@@ -195,7 +196,7 @@ def check_strength(owner: str, argument: str, value: object) -> None:
         )
 
 
-def _check_values(schedule: Constant | Linear | Cosine | Warmup | After) -> None:
+def _check_values(schedule: Constant | _Ramp | Warmup | After) -> None:
     name, values = type(schedule).__name__, vars(schedule)
     for argument in ("strength", "first", "last"):
         if argument in values:
