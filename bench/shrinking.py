@@ -1,0 +1,119 @@
+"""What a training costs when the network shrinks on the way, beside the same at full width.
+
+Two trainings take turns, epoch by epoch, in one process: one at full width without a penalty, one
+with a budget of half the MACs and :func:`gammaslim.shrink_every`.  Run as
+``python -m bench.shrinking [--net vgg] [--epochs 12]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
+
+import gammaslim as gs
+from bench.accuracy import glyphs, nets
+
+BATCH = 64
+LOOKS = 20
+"""How often per epoch dead channels are looked for."""
+
+
+class Training:
+    """A network on its way, and the seconds that its epochs have taken."""
+
+    def __init__(
+        self, net: str, data: glyphs.Glyphs, epochs: int, limits: Mapping[str, Any] | None
+    ) -> None:
+        """Begin; with a budget of these ``limits`` if they are given."""
+        self.model = nets.build(net, seed=0).to(memory_format=torch.channels_last)
+        self.data = data
+        graph = gs.trace(self.model, data.train_images[:1])
+        self.full = graph.cost().macs
+        groups = gs.param_groups(self.model, graph, weight_decay=5e-4)
+        self.optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        steps = epochs * (len(data.train_labels) // BATCH)
+        self.schedule = OneCycleLR(self.optimizer, 0.1, steps, pct_start=0.1, cycle_momentum=False)
+        self.shrink: Callable[[], object] = lambda: None
+        self.seconds: list[float] = []
+        if limits is not None:
+            budget = gs.Budget(steps=steps, **limits)
+            handle = gs.attach(self.model, graph, self.optimizer, budget)
+            every = max(len(data.train_labels) // BATCH // LOOKS, 1)
+            self.shrink = gs.shrink_every(every, self.model, handle, self.optimizer)
+
+    def epoch(self, seed: int) -> None:
+        """One pass over the training images, timed."""
+        order = torch.randperm(len(self.data.train_labels), generator=torch.manual_seed(seed))
+        self.model.train()
+        start = time.process_time()
+        for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
+            images = self.data.train_images[rows].contiguous(memory_format=torch.channels_last)
+            self.optimizer.zero_grad()
+            loss = functional.cross_entropy(self.model(images), self.data.train_labels[rows])
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            self.shrink()
+        self.seconds.append(time.process_time() - start)
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """On the test images."""
+        self.model.eval()
+        parts = zip(self.data.test_images.split(500), self.data.test_labels.split(500), strict=True)
+        right = sum(int((self.model(x).argmax(1) == y).sum()) for x, y in parts)
+        return right / len(self.data.test_labels)
+
+
+def compare(net: str, epochs: int, limits: Mapping[str, Any]) -> tuple[Training, Training]:
+    """Both trainings, taking turns."""
+    data = glyphs.load()
+    pair = (
+        Training(net, data, epochs, None),
+        Training(net, data, epochs, limits),
+    )
+    for turn in track(range(epochs), f"{net}, two trainings"):
+        for each in pair if turn % 2 else reversed(pair):
+            each.epoch(turn)
+    return pair
+
+
+def show(net: str, pair: tuple[Training, Training]) -> None:
+    """The table."""
+    table = Table("", "full width", "shrinking", title=f"{net}, CPU seconds")
+    full, small = pair
+    macs = gs.trace(small.model, small.data.train_images[:1]).cost().macs / small.full
+    table.add_row("all epochs", f"{sum(full.seconds):.1f}", f"{sum(small.seconds):.1f}")
+    table.add_row("last epoch", f"{full.seconds[-1]:.1f}", f"{small.seconds[-1]:.1f}")
+    table.add_row("MACs", "100%", f"{macs:.1%}")
+    table.add_row("test accuracy", f"{full.accuracy():.2%}", f"{small.accuracy():.2%}")
+    saved = 1 - sum(small.seconds) / sum(full.seconds)
+    table.add_row("time saved", "", f"{saved:.1%}")
+    Console().print(table)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train both and show."""
+    parser = argparse.ArgumentParser(prog="python -m bench.shrinking", description=__doc__)
+    parser.add_argument("--net", nargs="+", default=list(nets.NETWORKS))
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--keep-macs", type=float, default=0.5)
+    parser.add_argument("--round-to", type=int, default=8, help="odd widths are slow widths")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    limits = {"keep_macs": options.keep_macs, "round_to": options.round_to}
+    for net in options.net:
+        show(net, compare(net, options.epochs, limits))
+
+
+if __name__ == "__main__":
+    main()
