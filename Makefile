@@ -12,8 +12,9 @@ PYTEST_ARGS ?= -n auto -m "not slow"
 DEMO_OUT ?= build/demo
 DEMO_SEED ?= 0
 ZOO_ARGS ?=
+ACCURACY_ARGS ?=
 
-.PHONY: help venv demo test lint types unit slow fuzz bench scaling zoo format clean
+.PHONY: help venv demo test lint types unit slow fuzz bench scaling zoo accuracy format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,7 @@ help:
 	@echo "make demo    train, slim and check two networks on digits, into $(DEMO_OUT)"
 	@echo "make venv    only build .venv from constraints.txt"
 	@echo "make zoo     cut and check every network of the zoo, write docs/zoo.md"
+	@echo "make accuracy  compare methods at a number of MACs, write docs/accuracy.md (hours)"
 	@echo "make lint | types | unit | slow | fuzz | bench | scaling | format | clean"
 
 venv: $(STAMP)
@@ -65,6 +67,10 @@ bench: $(STAMP)
 zoo: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.zoo $(ZOO_ARGS)
+
+accuracy: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -W ignore -m bench.accuracy $(ACCURACY_ARGS)
 
 scaling: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from bench.accuracy.grid import DENSE, METHODS, OURS, SHARES
 from bench.accuracy.nets import NETWORKS
+from bench.accuracy.ours import MOST
 from bench.accuracy.results import Record
 from bench.accuracy.setup import Setup
 from bench.accuracy.verdict import verdict
@@ -131,7 +132,7 @@ def conditions(records: Sequence[Record], setup: Setup) -> str:
         for cpu, cores, torch in sorted(machines)
     )
     return CONDITIONS.format(
-        setup=setup, where=where or "nothing so far", most="90 %", runs=len(records),
+        setup=setup, where=where or "nothing so far", most=f"{MOST:.0%}", runs=len(records),
         peer=version("torch-pruning"), rest=setup.epochs - setup.sparse_epochs,
     )  # fmt: skip
 
@@ -146,21 +147,24 @@ one thread. {runs} runs; {where}. Training times are processor seconds / wall se
 ran on the machine meanwhile, so the first are the better ones.
 
 - **L1, GroupLasso, Proximal**: {setup.sparse_epochs} epochs with the penalty, the cut by
-  `gs.scores` and `gs.select(keep_macs=...)`, no layer losing more than {most} of its width, {rest} epochs more
-  with the same optimizer. λ is what `gs.suggest_strength` says with a margin of {setup.margin},
-  untuned, and the same for every share.
+  `gs.scores` and `gs.select(keep_macs=...)`, no layer losing more than {most} of its width,
+  {rest} epochs more with the same optimizer. λ is what `gs.suggest_strength` says with a margin
+  of {setup.margin}, untuned, and the same for every share.
 - **Budget**: `gs.Budget(keep_macs=..., steps=...)` with its defaults over all {setup.epochs}
   epochs, cut as soon as the chosen channels are zero, with the same optimizer throughout.
 - **Torch-Pruning {peer}**: {setup.sparse_epochs} epochs, with `update_regularizer` and
-  `regularize` as in its README where the pruner has them, then `pruner.step()` in a hundredth of the channels at
-  a time until the MACs are met, then {rest} epochs with a fresh optimizer. BNScalePruner and
-  GroupNormPruner rank globally, as its reproduction of its paper does, the magnitude pruner within
-  layers, as its README does; no layer loses more than {most}. Strengths: 1e-5, the default; as
-  "strong" what we suggest for L1 (BNScalePruner), and 5e-4, with which it reproduces its paper
-  (GroupNormPruner).
+  `regularize` as in its README where the pruner has them, then `pruner.step()` for a hundredth
+  of the channels at a time until the MACs are met, then {rest} epochs with a fresh optimizer.
+  BNScalePruner and GroupNormPruner rank globally, as its reproduction of its paper does, the
+  magnitude pruner within layers, as its README does; no layer loses more than {most}. Strengths:
+  1e-5, the default; as "strong" what we suggest for L1 (BNScalePruner), and 5e-4, with which it
+  reproduces its paper (GroupNormPruner).
 - **narrower network from scratch**: one width multiplier for all layers, solved for the MACs;
   **Budget's architecture from scratch**: the widths that Budget found for the same seed, fresh
-  weights. Both train all {setup.epochs} epochs."""
+  weights. Both train all {setup.epochs} epochs.
+
+No method's settings were tuned on this task, with one exception: the defaults of Budget were chosen
+in a study on these pictures and networks."""
 
 
 def page(records: Sequence[Record], setup: Setup, picture: str) -> str:

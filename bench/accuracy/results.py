@@ -7,7 +7,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from bench.accuracy.grid import OURS, UNCUT
 
@@ -31,16 +31,14 @@ def fingerprint(method: str) -> str:
 
 
 def _code(text: str) -> str:
-    """The syntax tree of a file as text, without docstrings."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+    """The lines of a file without blank ones, comments and docstrings."""
+    texts = [node for node in ast.walk(ast.parse(text)) if _is_text(node)]
+    within = {n for node in texts for n in range(node.lineno, (node.end_lineno or 0) + 1)}
+    lines = [line for n, line in enumerate(text.splitlines(), 1) if n not in within]
+    return "\n".join(line.rstrip() for line in lines if line.strip() and line.strip()[0] != "#")
 
 
-def _is_text(node: ast.AST) -> bool:
+def _is_text(node: ast.AST) -> TypeGuard[ast.Expr]:
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

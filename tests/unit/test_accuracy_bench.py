@@ -173,7 +173,9 @@ def test_results_of_other_recipes_sources_and_broken_lines_are_left_out(tmp_path
 
 def test_fingerprints_see_code_but_neither_comments_nor_docstrings():
     plain = "def f():\n    return 1\n"
-    assert _code(plain) == _code('"""Why."""\ndef f():\n    """What."""\n    return 1  # one\n')
+    assert _code(plain) == _code(
+        '"""Why."""\n\n# One.\ndef f():\n    """What\n    for."""\n    return 1\n'
+    )
     assert _code(plain) != _code(plain.replace("1", "2"))
     assert fingerprint("l1") == fingerprint("budget") != fingerprint("tp_bn")
     assert all((Path(baselines.__file__).parent / f"{name}.py").exists() for name in COMMON)
