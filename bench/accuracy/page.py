@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
@@ -70,11 +72,22 @@ COLUMNS: tuple[tuple[str, Cell], ...] = (
 )
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, of which the first is the header and the first column text."""
-    rules = ["---", *["---:"] * (len(lines[0]) - 1)]
+def table(lines: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Lines of cells, of which the first is the header; the first columns hold text."""
+    rules = [*["---"] * texts, *["---:"] * (len(lines[0]) - texts)]
     rows = [lines[0], rules, *lines[1:]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def filled(text: str) -> str:
+    """Paragraphs and bullets, broken anew at 100 characters."""
+    parts = re.split(r"\n(?=\n|- )", text)
+    return "\n".join(
+        textwrap.fill(
+            part, 100, subsequent_indent="  " * part.startswith("- "), break_on_hyphens=False
+        )
+        for part in parts
+    )
 
 
 def of(records: Sequence[Record], method: str, net: str, share: float) -> list[Record]:
@@ -106,7 +119,7 @@ def exactness(records: Sequence[Record]) -> str:
                     same = f"{100 * min(r['same'] for r in found):.2f} %"
                     cell = [METHODS[method], net, f"{share:g}", str(len(found)), str(exact)]
                     lines.append([*cell, worst, same])
-    return table(lines) if len(lines) > 1 else "Nothing was run."
+    return table(lines, 2) if len(lines) > 1 else "Nothing was run."
 
 
 def strengths(records: Sequence[Record]) -> str:
@@ -131,10 +144,11 @@ def conditions(records: Sequence[Record], setup: Setup) -> str:
         f"{cpu}, {cores} cores of which one is used, torch {torch}"
         for cpu, cores, torch in sorted(machines)
     )
-    return CONDITIONS.format(
+    text = CONDITIONS.format(
         setup=setup, where=where or "nothing so far", most=f"{MOST:.0%}", runs=len(records),
         peer=version("torch-pruning"), rest=setup.epochs - setup.sparse_epochs,
     )  # fmt: skip
+    return filled(text)
 
 
 CONDITIONS = """\
@@ -173,7 +187,7 @@ def page(records: Sequence[Record], setup: Setup, picture: str) -> str:
         "# Accuracy at a number of multiply-accumulates",
         ABOUT,
         "## What it says",
-        verdict(records),
+        filled(verdict(records)),
         f"![Accuracy over kept MACs]({picture})",
         "## How it was measured",
         conditions(records, setup),
@@ -191,7 +205,8 @@ def page(records: Sequence[Record], setup: Setup, picture: str) -> str:
 ABOUT = """\
 Written by `python -m bench.accuracy` from `bench/accuracy/results.jsonl`; `make accuracy` goes on
 where it stopped. Accuracies are in percent of the test pictures: mean ± standard deviation over the
-seeds, or the only number where there is one seed."""
+seeds, or the only number where there is one seed. "Before the cut" is in the middle of training,
+while the learning rate is high: two fifths of the way for Budget, two thirds for the others."""
 EXACTNESS = """\
 Over all test pictures: the largest change of any logit, relative to the largest logit, and the
 share of pictures of which the network says the same right before and right after the cut; the worst

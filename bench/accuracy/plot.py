@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy.grid import DENSE, METHODS, OURS, UNCUT
+from bench.accuracy.grid import DENSE, METHODS, OURS, SHARES, UNCUT
 from bench.accuracy.nets import NETWORKS
 from bench.accuracy.results import Record
 
@@ -75,7 +75,7 @@ def _panel(panel: Any, records: Sequence[Record], net: str, value: str) -> None:
             markersize=3.5, linewidth=2.2 if method == "budget" else 1.3, label=label,
         )  # fmt: skip
     low = [100 * y for m in METHODS for _, y in points(records, m, net, value)]
-    if value == "final" and low:
-        panel.set_ylim(bottom=max(min(low) - 2, 0))
-    elif low:
-        panel.set_ylim(0, 100)
+    bottom = max(min(low, default=0) - 2, 0) if value == "final" else 0
+    panel.set_ylim(bottom=bottom, top=None if value == "final" and low else 100)
+    panel.set_xlim(0, 0.55)
+    panel.set_xticks(sorted(SHARES))

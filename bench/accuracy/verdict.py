@@ -3,80 +3,119 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bench.accuracy.grid import DENSE, METHODS, OURS, SHARES
 from bench.accuracy.nets import NETWORKS
 from bench.accuracy.results import Record
 
-Means = Mapping[str, float]
+LEVEL = 1.0
+"""Differences of fewer percent are no differences, with as few seeds and pictures as here."""
+
+WORDS = ("ahead", "level", "behind")
 
 
-def means(records: Sequence[Record], net: str, share: float) -> tuple[Means, list[int]]:
-    """Percent after fine-tuning of every method, over the seeds that all of them have."""
-    cell = [r for r in records if r["net"] == net and r["share"] == share and r["method"] != DENSE]
-    seeds = {m: {r["seed"] for r in cell if r["method"] == m} for m in METHODS if m != DENSE}
-    present = {method: found for method, found in seeds.items() if found}
-    if not present:
-        return {}, []
-    shared = set.intersection(*present.values())
-    return {
+@dataclass(frozen=True)
+class Cell:
+    """One network and share: percent after fine-tuning of every method, over shared seeds."""
+
+    net: str
+    share: float
+    means: dict[str, float]
+    seeds: int
+
+    def best(self, *, ours: bool) -> str:
+        """The best of ours, or of the others."""
+        some = [method for method in self.means if (method in OURS) == ours]
+        return max(some, key=lambda method: self.means[method])
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is one of ours and another one."""
+        return len({method in OURS for method in self.means}) == 2
+
+
+def cell(records: Sequence[Record], net: str, share: float) -> Cell:
+    """What is known of one network and share."""
+    mine = [r for r in records if r["net"] == net and r["share"] == share and r["method"] != DENSE]
+    seeds = {m: {r["seed"] for r in mine if r["method"] == m} for m in METHODS}
+    present = [method for method in METHODS if seeds[method]]
+    shared = set.intersection(*(seeds[method] for method in present)) if present else set()
+    means = {
         method: 100 * statistics.mean(
-            r["final"] for r in cell if r["method"] == method and r["seed"] in shared
+            r["final"] for r in mine if r["method"] == method and r["seed"] in shared
         )
         for method in present if shared
-    }, sorted(shared)  # fmt: skip
+    }  # fmt: skip
+    return Cell(net, share, means, len(shared))
 
 
 def verdict(records: Sequence[Record]) -> str:
-    """Per network and share who is best, and in how many of them it is one of ours."""
-    lines: list[str] = []
-    won = total = 0
-    for net in NETWORKS:
-        for share in sorted(SHARES, reverse=True):
-            found, seeds = means(records, net, share)
-            if not set(found) & set(OURS) or not set(found) - set(OURS):
-                continue
-            total += 1
-            ours, other = best(found, ours=True), best(found, ours=False)
-            won += found[ours] >= found[other]
-            lines.append(f"- {net}, {share:g}: {sentence(found, ours, other)} {basis(seeds)}")
-    if not lines:
+    """Where ours are ahead, level and behind, over all cells and in each."""
+    shares = sorted(SHARES, reverse=True)
+    cells = [found for net in NETWORKS for share in shares
+             if (found := cell(records, net, share)).compares]  # fmt: skip
+    if not cells:
         return "Too little was run to compare anything."
-    head = (
-        f"After fine-tuning, one of our methods is best in {won} of {total} cells (network and "
-        f"share), and {METHODS[overall(records)]} is the best of ours most often. "
-        "Differences of less than about one percent are noise at this number of seeds."
+    head = [
+        f"Test accuracy after fine-tuning; less than {LEVEL:g} percent apart counts as level.",
+        f"The best of ours against the best of the others: {tally(cells, best_of_ours)}.",
+        *against(cells),
+    ]
+    return "\n".join(["\n".join(head), "", *(f"- {sentence(each)}" for each in cells)])
+
+
+def best_of_ours(each: Cell) -> tuple[float, float] | None:
+    """The best of ours, and of the others."""
+    return each.means[each.best(ours=True)], each.means[each.best(ours=False)]
+
+
+def against(cells: Sequence[Cell]) -> list[str]:
+    """How our main method stands against the others at large, and against starting narrow."""
+    lines: list[str] = []
+    others = {
+        "the best of Torch-Pruning": [m for m in METHODS if m.startswith("tp_")],
+        "a narrower network from scratch": ["narrow"],
+        "its own architecture from scratch": ["scratch"],
+    }
+    for words, methods in others.items():
+
+        def both(each: Cell, methods: Sequence[str] = tuple(methods)) -> tuple[float, float] | None:
+            found = [each.means[method] for method in methods if method in each.means]
+            return (each.means["budget"], max(found)) if found and "budget" in each.means else None
+
+        pairs = [pair for each in cells if (pair := both(each)) is not None]
+        if pairs:
+            gap = statistics.mean(mine - other for mine, other in pairs)
+            lines.append(f"Budget against {words}: {tally(cells, both)}, {gap:+.1f} on average.")
+    return lines
+
+
+def tally(cells: Sequence[Cell], pair: Callable[[Cell], tuple[float, float] | None]) -> str:
+    """In how many cells the first of two numbers is ahead, level and behind."""
+    counts = Counter(standing(*found) for each in cells if (found := pair(each)) is not None)
+    return ", ".join(f"{word} in {counts[word]}" for word in WORDS) + f" of {counts.total()} cells"
+
+
+def standing(mine: float, other: float) -> str:
+    """One of :data:`WORDS`."""
+    gap = mine - other
+    return "level" if abs(gap) < LEVEL else "ahead" if gap > 0 else "behind"
+
+
+def sentence(each: Cell) -> str:
+    """Both sides of one cell, and on how much it stands."""
+    ours, other = each.best(ours=True), each.best(ours=False)
+    word = standing(each.means[ours], each.means[other])
+    known = "budget" in each.means and ours != "budget"
+    budget = f", Budget {each.means['budget']:.1f}" if known else ""
+    run = f"{each.seeds} seed{'s' * (each.seeds != 1)}"
+    missing = len(METHODS) - 1 - len(each.means)
+    run += f", {missing} methods missing" if missing else ""
+    return (
+        f"{each.net}, {each.share:g}: ours {f'**{word}**' if word == 'behind' else word}: "
+        f"{METHODS[ours]} {each.means[ours]:.1f}{budget}; best of the others "
+        f"{METHODS[other]} {each.means[other]:.1f} ({run})."
     )
-    return "\n".join([head, "", *lines])
-
-
-def best(found: Means, *, ours: bool) -> str:
-    """The best of ours, or of the others."""
-    return max((m for m in found if (m in OURS) == ours), key=lambda method: found[method])
-
-
-def sentence(found: Means, ours: str, other: str) -> str:
-    """Who is ahead, by how much, and where our main method stands if it is not the best of ours."""
-    ahead, behind = (ours, other) if found[ours] >= found[other] else (other, ours)
-    gap = found[ahead] - found[behind]
-    own = "" if ahead == ours else "**not ours**: "
-    text = f"{own}{METHODS[ahead]} {found[ahead]:.1f}, {gap:.1f} ahead of {METHODS[behind]}"
-    if "budget" in found and ours != "budget":
-        text += f" (Budget {found['budget']:.1f})"
-    return f"{text}."
-
-
-def basis(seeds: Sequence[int]) -> str:
-    """On how many seeds a sentence stands."""
-    return f"({len(seeds)} seed{'s' if len(seeds) != 1 else ''})"
-
-
-def overall(records: Sequence[Record]) -> str:
-    """Which of ours is the best of ours in most cells."""
-    leaders = [
-        best(found, ours=True)
-        for net in NETWORKS for share in SHARES
-        if set(found := means(records, net, share)[0]) & set(OURS)
-    ]  # fmt: skip
-    return statistics.mode(leaders)

@@ -18,6 +18,7 @@ from bench.accuracy.plot import points
 from bench.accuracy.results import COMMON, _code, fingerprint, load
 from bench.accuracy.setup import Setup
 from bench.accuracy.training import Training
+from bench.accuracy.verdict import standing
 
 TINY = Setup(train=192, test=96, epochs=4, sparse_epochs=2, batch=16)
 
@@ -44,6 +45,10 @@ def made_up(method: str, *, net: str = "vgg", share: float = 0.5, seed: int = 0,
         "machine": {"cpu": "C", "cores": 2, "threads": 1, "torch": "2"},
     }  # fmt: skip
     return record | values
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_the_grid_runs_everything_with_one_seed_before_the_next():
@@ -193,15 +198,25 @@ def test_the_page_states_means_spreads_and_seeds():
     assert "| 3 | 60.0 ± 0.0 | 60.0 ± 0.0 | 82.0 ± 2.0 | 1 / 2 | 0.500 |" in row
     assert "| 2.00 | 3.00 |" in row
     assert "| narrower network from scratch | 1 | – | – | 70.0 |" in text
-    assert "Budget 80.0, 10.0 ahead of narrower network from scratch. (1 seed)" in text
+    said = (
+        "- vgg, 0.5: ours ahead: Budget 80.0; best of the others narrower network from scratch 70.0"
+    )
+    assert said in unwrapped(text)
+    assert "(1 seed, 9 methods missing)" in unwrapped(text)
 
 
 def test_the_page_says_plainly_where_another_method_is_better():
     records = [made_up("budget", final=0.80), made_up("l1", final=0.81)]
-    text = page([*records, made_up("tp_bn", final=0.9)], TINY, "p.png")
-    line = "**not ours**: Torch-Pruning BNScalePruner 90.0, 9.0 ahead of L1 (Budget 80.0)."
-    assert line in text
-    assert "best in 0 of 1 cells" in text
+    text = unwrapped(page([*records, made_up("tp_bn", final=0.9)], TINY, "p.png"))
+    assert "- vgg, 0.5: ours **behind**: L1 81.0, Budget 80.0; best of the others" in text
+    assert "ahead in 0, level in 0, behind in 1 of 1 cells" in text
+    assert "Budget against the best of Torch-Pruning" in text
+    assert "-10.0 on average" in text
+
+
+@pytest.mark.parametrize(("mine", "word"), [(70.9, "level"), (71.1, "ahead"), (68.9, "behind")])
+def test_less_than_a_percent_apart_is_level(mine, word):
+    assert standing(mine, 70.0) == word
 
 
 def test_a_page_of_nothing_says_so():
