@@ -60,7 +60,8 @@ def plot(records: Sequence[Record], file: Path) -> None:
 def _panel(panel: Any, records: Sequence[Record], net: str, value: str) -> None:
     import matplotlib as mpl
 
-    colors = mpl.colormaps["tab10"].colors
+    # Without the grey of the line for the whole network.
+    colors = [color for n, color in enumerate(mpl.colormaps["tab10"].colors) if n != 7]
     for place, (method, label) in enumerate(METHODS.items()):
         found = points(records, method, net, value)
         if not found:
@@ -68,8 +69,9 @@ def _panel(panel: Any, records: Sequence[Record], net: str, value: str) -> None:
         if method == DENSE:
             panel.axhline(100 * found[0][1], color="0.6", linewidth=1, label=label)
             continue
-        style = "-" if method in OURS else ":" if method in UNCUT else "--"
-        color = "black" if method == "scratch" else colors[(place - 1) % len(colors)]
+        style = "-" if method in OURS else "--"
+        style = {"narrow": ":", "scratch": "-."}.get(method, style)
+        color = "black" if method in UNCUT else colors[(place - 1) % len(colors)]
         panel.plot(
             [x for x, _ in found], [100 * y for _, y in found], style, color=color, marker="o",
             markersize=3.5, linewidth=2.2 if method == "budget" else 1.3, label=label,
