@@ -81,7 +81,7 @@ def table(lines: Sequence[Sequence[str]], texts: int = 1) -> str:
 
 def filled(text: str) -> str:
     """Paragraphs and bullets, broken anew at 100 characters."""
-    parts = re.split(r"\n(?=\n|- )", text)
+    parts = re.split(r"\n(?=- )|(?<=\n)\n|\n(?=\n)", text)
     return "\n".join(
         textwrap.fill(
             part, 100, subsequent_indent="  " * part.startswith("- "), break_on_hyphens=False

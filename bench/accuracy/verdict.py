@@ -59,12 +59,10 @@ def verdict(records: Sequence[Record]) -> str:
              if (found := cell(records, net, share)).compares]  # fmt: skip
     if not cells:
         return "Too little was run to compare anything."
-    head = [
-        f"Test accuracy after fine-tuning; less than {LEVEL:g} percent apart counts as level.",
-        f"The best of ours against the best of the others: {tally(cells, best_of_ours)}.",
-        *against(cells),
-    ]
-    return "\n".join(["\n".join(head), "", *(f"- {sentence(each)}" for each in cells)])
+    head = f"Test accuracy after fine-tuning; less than {LEVEL:g} percent apart counts as level."
+    overall = f"- The best of ours against the best of the others: {tally(cells, best_of_ours)}."
+    each = "\n".join(f"- {sentence(found)}" for found in cells)
+    return "\n".join([head, "", overall, *against(cells)]) + f"\n\nIn each of them:\n\n{each}"
 
 
 def best_of_ours(each: Cell) -> tuple[float, float] | None:
@@ -73,24 +71,28 @@ def best_of_ours(each: Cell) -> tuple[float, float] | None:
 
 
 def against(cells: Sequence[Cell]) -> list[str]:
-    """How our main method stands against the others at large, and against starting narrow."""
-    lines: list[str] = []
-    others = {
-        "the best of Torch-Pruning": [m for m in METHODS if m.startswith("tp_")],
-        "a narrower network from scratch": ["narrow"],
-        "its own architecture from scratch": ["scratch"],
-    }
-    for words, methods in others.items():
+    """How each of ours stands against the others at large, and Budget against starting narrow."""
+    peers = [method for method in METHODS if method.startswith("tp_")]
+    pairs = [(mine, "the best of Torch-Pruning", peers) for mine in METHODS if mine in OURS]
+    pairs += [
+        ("budget", "a narrower network from scratch", ["narrow"]),
+        ("budget", "its own architecture from scratch", ["scratch"]),
+    ]
+    return [line for mine, words, others in pairs if (line := duel(cells, mine, words, others))]
 
-        def both(each: Cell, methods: Sequence[str] = tuple(methods)) -> tuple[float, float] | None:
-            found = [each.means[method] for method in methods if method in each.means]
-            return (each.means["budget"], max(found)) if found and "budget" in each.means else None
 
-        pairs = [pair for each in cells if (pair := both(each)) is not None]
-        if pairs:
-            gap = statistics.mean(mine - other for mine, other in pairs)
-            lines.append(f"Budget against {words}: {tally(cells, both)}, {gap:+.1f} on average.")
-    return lines
+def duel(cells: Sequence[Cell], mine: str, words: str, others: Sequence[str]) -> str:
+    """One of ours against the best of some others; nothing where they never meet."""
+
+    def both(each: Cell) -> tuple[float, float] | None:
+        found = [each.means[method] for method in others if method in each.means]
+        return (each.means[mine], max(found)) if found and mine in each.means else None
+
+    met = [pair for each in cells if (pair := both(each)) is not None]
+    if not met:
+        return ""
+    gap = statistics.mean(one - other for one, other in met)
+    return f"- {METHODS[mine]} against {words}: {tally(cells, both)}, {gap:+.1f} on average."
 
 
 def tally(cells: Sequence[Cell], pair: Callable[[Cell], tuple[float, float] | None]) -> str:

@@ -13,7 +13,7 @@ from bench.accuracy import baselines, glyphs, measures, one
 from bench.accuracy.__main__ import arguments, main, wanted
 from bench.accuracy.grid import DENSE, METHODS, SHARES, Entry, entries
 from bench.accuracy.nets import NETWORKS, build
-from bench.accuracy.page import page
+from bench.accuracy.page import filled, page
 from bench.accuracy.plot import points
 from bench.accuracy.results import COMMON, _code, fingerprint, load
 from bench.accuracy.setup import Setup
@@ -212,6 +212,11 @@ def test_the_page_says_plainly_where_another_method_is_better():
     assert "ahead in 0, level in 0, behind in 1 of 1 cells" in text
     assert "Budget against the best of Torch-Pruning" in text
     assert "-10.0 on average" in text
+
+
+def test_paragraphs_and_bullets_are_broken_apart():
+    text = "one\ntwo\n\n- three\nfour\n- five\n\nsix"
+    assert filled(text) == "one two\n\n- three four\n- five\n\nsix"
 
 
 @pytest.mark.parametrize(("mine", "word"), [(70.9, "level"), (71.1, "ahead"), (68.9, "behind")])
