@@ -13,8 +13,10 @@ DEMO_OUT ?= build/demo
 DEMO_SEED ?= 0
 ZOO_ARGS ?=
 PENALTIES_ARGS ?=
+ACCURACY_ARGS ?=
 
-.PHONY: help venv demo test lint types unit slow fuzz bench scaling zoo penalties format clean
+.PHONY: help venv demo test lint types unit slow fuzz bench scaling zoo penalties accuracy
+.PHONY: format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +25,7 @@ help:
 	@echo "make venv    only build .venv from constraints.txt"
 	@echo "make zoo     cut and check every network of the zoo, write docs/zoo.md"
 	@echo "make penalties  train under every penalty and process kind, write docs/penalties.md"
+	@echo "make accuracy  compare methods at a number of MACs, write docs/accuracy.md (hours)"
 	@echo "make lint | types | unit | slow | fuzz | bench | scaling | format | clean"
 
 venv: $(STAMP)
@@ -70,6 +73,10 @@ zoo: $(STAMP)
 
 penalties: $(STAMP)
 	$(BIN)/python -m bench.penalties $(PENALTIES_ARGS)
+
+accuracy: $(STAMP)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -W ignore -m bench.accuracy $(ACCURACY_ARGS)
 
 scaling: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
