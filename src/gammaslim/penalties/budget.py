@@ -27,9 +27,7 @@ class Budget:
     so that all of them reach zero at ``T = end · steps``, and stay there.  The cut that follows
     meets the target to within one channel per group and changes no prediction.
 
-    Why it works, as far as was measured (``docs/penalties.md``): the wide start, the early and
-    gradual narrowing within one unbroken schedule, and sane widths matter most; which channels of
-    a group go matters little.
+    How it fares beside other methods is in ``docs/accuracy.md``.
 
     Args:
         steps: how many optimizer steps the training has, or that part of it which is to be used.
