@@ -37,7 +37,7 @@ def test_default_targets_agree_with_select(limits):
 
 
 def test_caps_are_floors_too():
-    """Capped at half, layer 1 of 8 is at its floor with 4; targets above a half are out of reach."""
+    """Capped at half, layer 0 of 8 ends at 4; targets above a half are out of reach."""
     graph = plain_graph([8, 8])
     scores = np.concatenate([np.arange(8.0), 10 + np.arange(8.0)])
     found = gs.sweep(graph, scores, targets=(0.25, 0.5, 0.6), max_remove=0.5)
