@@ -26,6 +26,7 @@ from gammaslim.errors import (
     VerificationError,
 )
 from gammaslim.files import load, save
+from gammaslim.fitting import Fit, select_latency
 from gammaslim.folding import Folded
 from gammaslim.forecasting import Forecast
 from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
@@ -51,6 +52,8 @@ from gammaslim.scratch import distillation_loss, reset_parameters
 from gammaslim.select import select
 from gammaslim.shrinking import Shrinker, shrink_every
 from gammaslim.suggesting import suggest_strength
+from gammaslim.sweeping import Sweep, SweepRow, sweep
+from gammaslim.thresholds import gap_threshold
 from gammaslim.tracing import trace
 from gammaslim.watching import Stats
 
@@ -66,6 +69,7 @@ __all__ = [
     "Cost",
     "CostWeighted",
     "FileFormatError",
+    "Fit",
     "Folded",
     "Forecast",
     "Frozen",
@@ -91,6 +95,8 @@ __all__ = [
     "Shrinker",
     "StaleGraphError",
     "Stats",
+    "Sweep",
+    "SweepRow",
     "TargetError",
     "TraceError",
     "VerificationError",
@@ -99,6 +105,7 @@ __all__ = [
     "channel_latencies",
     "cost_weighted",
     "distillation_loss",
+    "gap_threshold",
     "load",
     "param_groups",
     "prune",
@@ -108,7 +115,9 @@ __all__ = [
     "schedules",
     "scores",
     "select",
+    "select_latency",
     "shrink_every",
     "suggest_strength",
+    "sweep",
     "trace",
 ]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
-from torch.utils.benchmark import Timer
 
-from gammaslim.calling import call_arguments
 from gammaslim.costs import channel_costs
 from gammaslim.errors import TargetError
 from gammaslim.graph import BoolArray, ChannelGraph, Group
-from gammaslim.modules import check_fresh, training_mode, unwrap
-from gammaslim.select import make_plan
-from gammaslim.surgery import apply_plan
+from gammaslim.modules import check_fresh, unwrap
+from gammaslim.timing import medians
 
 FloatArray = NDArray[np.float64]
 
@@ -67,11 +62,11 @@ def channel_latencies(
         going = group.channels[: max(round(share * group.width), 1)]
         keep = np.ones(graph.num_channels, dtype=np.bool_)
         keep[going] = False
-        full, left = _medians(model, graph, keep, repeats)
+        full, left = medians(model, graph, keep, repeats)
         latencies[group.channels] = max(full - left, 0.0) / len(going)
     if bound.any():
         everything = np.ones(graph.num_channels, dtype=np.bool_)
-        full = full or _medians(model, graph, everything, repeats)[0]
+        full = full or medians(model, graph, everything, repeats)[0]
         latencies[bound] = channel_costs(graph)[bound] * full / max(graph.cost().macs, 1)
     return latencies
 
@@ -84,25 +79,3 @@ def _by_itself(graph: ChannelGraph) -> tuple[Sequence[Group], BoolArray]:
     bound &= graph.prunable
     groups = [g for g in graph.groups if g.prunable and not bound[g.channels].any()]
     return groups, bound
-
-
-def _medians(
-    model: nn.Module, graph: ChannelGraph, keep: BoolArray, repeats: int
-) -> tuple[float, float]:
-    """Median seconds of a forward pass of the network, and of it without what is not kept."""
-    cut = copy.deepcopy(model)
-    apply_plan(cut, make_plan(graph, keep))
-    with torch.no_grad(), training_mode(model, training=False), training_mode(cut, training=False):
-        timers = [_timer(each, graph) for each in (model, cut)]
-        times = [[timer.timeit(1).median for timer in timers] for _ in range(repeats + 1)]
-    whole, left = np.median(np.array(times[1:]), axis=0).tolist()
-    return whole, left
-
-
-def _timer(model: nn.Module, graph: ChannelGraph) -> Timer:
-    args, kwargs = call_arguments(model, graph.example_inputs)
-    return Timer(
-        "model(*args, **kwargs)",
-        globals={"model": model, "args": args, "kwargs": kwargs},
-        num_threads=torch.get_num_threads(),
-    )

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gammaslim.graph import ChannelGraph, Frozen
 from gammaslim.graph import Group as ChannelGroup
+from gammaslim.sweeping import Sweep
 
 TEXT_WIDTH = 120
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -115,9 +116,47 @@ def graph_report(graph: ChannelGraph) -> RenderableType:
 
 def graph_text(graph: ChannelGraph) -> str:
     """The tables and the footer as plain text, without colour."""
+    return _plain(graph_report(graph))
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """One row per target: what is left of the cost, and of the group that is left with least."""
+    title = f"What each {sweep.by} would leave"
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for heading in (sweep.by, "MACs", "left", "parameters", "left"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("thinnest group", overflow="fold")
+    table.add_column("width", justify="right", no_wrap=True)
+    table.add_column("at floor", justify="right", no_wrap=True)
+    for row in sweep.rows:
+        texts = (
+            f"{row.target:g}",
+            short_count(row.cost.macs),
+            f"{row.cost.macs / max(sweep.full.macs, 1):.1%}",
+            short_count(row.cost.params),
+            f"{row.cost.params / max(sweep.full.params, 1):.1%}",
+            row.thinnest,
+            f"{row.left} of {row.width}",
+            str(row.at_floor),
+        )
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """The table as plain text, and below which threshold no group dies."""
+    safe = f"No group loses all its channels up to a threshold of {sweep.safe_threshold:.4g}; "
+    lines = [safe + f"{sweep.first_to_die} would be the first."]
+    if sweep.unreachable:
+        beyond = ", ".join(f"{target:g}" for target in sweep.unreachable)
+        lines.append(f"Out of reach of the limits: {beyond}.")
+    return _plain(Group(sweep_table(sweep), Text("\n".join(lines))))
+
+
+def _plain(renderable: RenderableType) -> str:
     buffer = io.StringIO()
     console = Console(file=buffer, width=TEXT_WIDTH, color_system=None, legacy_windows=False)
-    console.print(graph_report(graph))
+    console.print(renderable)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
