@@ -152,11 +152,11 @@ def test_global_scope_spends_on_the_lowest_scores_first(problem, ratio):
 def test_no_block_could_come_back(problem, ratio):
     """With ``round_to``: one block more in any group, and a target of MACs would be missed."""
     graph, scores, limits = problem
-    assume(limits["round_to"] > 1)
+    limits = {**limits, "round_to": max(limits["round_to"], 2)}
     try:
         keep = graph.keep_mask(select(graph, scores, keep_macs=ratio, **limits))
-    except TargetError:
-        assume(condition=False)
+    except TargetError:  # as much may not go: there is nothing that could come back
+        return
     for group in graph.groups:
         left = int(keep[group.channels].sum())
         if left == group.width:
