@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from bench.accuracy.grid import OURS, UNCUT
+from bench.zoo.results import Record, records
 
-Record = dict[str, Any]
 FOLDER = Path(__file__).parent
 COMMON = ("glyphs", "nets", "setup", "training", "measures")
 
@@ -51,13 +50,8 @@ def load(file: Path, recipe: str) -> dict[str, Record]:
 
     A line that an interruption cut short is left out.
     """
-    found: dict[str, Record] = {}
-    if file.exists():
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if record["recipe"] == recipe and record["sources"] == fingerprint(record["method"]):
-                found[record["key"]] = record
-    return found
+    return {
+        record["key"]: record
+        for record in records(file)
+        if record["recipe"] == recipe and record["sources"] == fingerprint(record["method"])
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,17 @@ def load(file: Path, sources: str) -> dict[str, Record]:
 
     A line that an interruption cut short is left out.
     """
-    found: dict[str, Record] = {}
+    return {r["key"]: r for r in records(file) if r["sources"] == sources}
+
+
+def records(file: Path) -> Iterator[Record]:
+    """All lines of a file of results, in their order, less what an interruption cut short."""
     if file.exists():
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
-                record = json.loads(line)
+                yield json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if record["sources"] == sources:
-                found[record["key"]] = record
-    return found
 
 
 def append(file: Path, record: Record) -> None:

@@ -40,11 +40,12 @@ def cut(
     model: nn.Module,
     graph: ChannelGraph,
     plan: Plan,
+    keep: BoolArray,
     optimizers: Sequence[Optimizer] = (),
     *,
     verify: bool = True,
 ) -> Proof:
-    """Apply a plan that fits, and prove it.
+    """Apply a plan that fits and leaves the channels in ``keep``, and prove it.
 
     Raises:
         TraceError: the network itself fails on the example inputs.
@@ -58,7 +59,7 @@ def cut(
         why = "weights are on the meta device" if meta else "verify=False"
         proof = Proof(float("nan"), f"Cut, not verified: {why}", undo)
     else:
-        verdict, undo = _cut_and_judge(model, graph, plan, graph.keep_mask(plan), optimizers)
+        verdict, undo = _cut_and_judge(model, graph, plan, keep, optimizers)
         if not verdict.holds:
             raise VerificationError(
                 f"The cut network does not compute what the masked one computes: {verdict.message}."

@@ -21,6 +21,10 @@ class TargetError(GammaslimError):
     """A selection target is ambiguous, out of range, or cannot be met."""
 
 
+class UnreachableError(TargetError):
+    """Floors, caps and frozen channels put a selection target out of reach."""
+
+
 class ScoreError(GammaslimError):
     """Scores cannot be computed or do not belong to the graph (NaN scales, wrong length)."""
 

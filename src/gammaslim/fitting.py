@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Unpack, cast
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,10 @@ from torch import nn
 
 from gammaslim.errors import TargetError
 from gammaslim.graph import ChannelGraph
-from gammaslim.limits import Limits
 from gammaslim.modules import check_fresh, unwrap
 from gammaslim.plan import Plan
-from gammaslim.ranking import Scope, rank
 from gammaslim.select import make_plan
-from gammaslim.sweeping import LimitOptions
+from gammaslim.sweeping import LimitOptions, ranked
 from gammaslim.timing import medians
 
 FloatArray = NDArray[np.float64]
@@ -84,9 +82,7 @@ def select_latency(
         )
     model = unwrap(model)
     check_fresh(model, graph)
-    options = dict(limits)
-    scope = cast("Scope", options.pop("scope", "global"))
-    ranking = rank(graph, scores, scope, Limits(**options))  # pyright: ignore[reportArgumentType]
+    ranking = ranked(graph, scores, limits)
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("timing candidates", total=len(ranking).bit_length() + 1)
 

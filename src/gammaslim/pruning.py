@@ -232,7 +232,9 @@ class _Cut:
         )  # fmt: skip
 
     def _cut(self, optimizers: Sequence[Optimizer], *, verify: bool) -> None:
-        self._proof = cut(self._model, self._graph, self._plan, optimizers, verify=verify)
+        self._proof = cut(
+            self._model, self._graph, self._plan, self._keep, optimizers, verify=verify
+        )
         self._undo.append(self._proof.undo)
 
     def _outputs(self, reading: Reading) -> IntArray:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Literal, TypedDict, Unpack, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gammaslim.errors import TargetError
+from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.graph import BoolArray, ChannelGraph, Cost, Group
 from gammaslim.limits import Limits
-from gammaslim.ranking import Scope, checked_scores, rank
+from gammaslim.ranking import Ranking, Scope, checked_scores, rank
 from gammaslim.select import select
 
 FloatArray = NDArray[np.float64]
@@ -104,9 +104,7 @@ def sweep(
     for target in targets:
         try:
             plan = select(graph, scores, **{by: target}, **limits)  # pyright: ignore[reportArgumentType]
-        except TargetError as error:
-            if "the closest that floors" not in str(error):
-                raise
+        except UnreachableError:
             unreachable.append(target)
         else:
             rows.append(_row(graph, target, graph.keep_mask(plan), least))
@@ -115,10 +113,15 @@ def sweep(
 
 def _narrowest(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> BoolArray:
     """The keep mask with every group as narrow as limits allow."""
-    options = dict(limits)
-    scope = options.pop("scope", "global")
-    ranking = rank(graph, scores, scope, Limits(**options))  # pyright: ignore[reportArgumentType]
+    ranking = ranked(graph, scores, limits)
     return ranking.after(len(ranking))
+
+
+def ranked(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> Ranking:
+    """The ranking that :func:`gammaslim.select` would go down with these limits."""
+    options = dict(limits)
+    scope = cast("Scope", options.pop("scope", "global"))
+    return rank(graph, scores, scope, Limits(**options))  # pyright: ignore[reportArgumentType]
 
 
 def _row(graph: ChannelGraph, target: float, keep: BoolArray, least: BoolArray) -> SweepRow:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gammaslim.errors import TargetError
+from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.graph import BoolArray, ChannelGraph
 from gammaslim.limits import check_share
 from gammaslim.ranking import Ranking
@@ -125,7 +125,7 @@ def _given_back(ranking: Ranking, count: int, met: Met) -> BoolArray:
 
 
 def _unreachable(name: str, asked: float, closest: float) -> None:
-    raise TargetError(
+    raise UnreachableError(
         f"{name}={asked!r} asked; the closest that floors, caps and frozen channels allow is "
         f"{closest:.3f}. Ask for that, or loosen min_channels, max_remove, round_to or ignore."
     )
