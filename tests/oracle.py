@@ -163,10 +163,10 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     return record
 
 
-def traced(model: nn.Module, inputs: Any, *, exact: bool = False) -> gs.ChannelGraph:
+def traced(model: nn.Module, inputs: Any, **options: bool) -> gs.ChannelGraph:
     """Trace, asserting that the model and the random state are left as they were."""
     before = snapshot(model)
-    graph = gs.trace(model, inputs, exact=exact)
+    graph = gs.trace(model, inputs, **options)
     after = snapshot(model)
     changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
     assert not changed, f"tracing changed {changed[:5]}"
@@ -262,6 +262,7 @@ def check_law(  # noqa: PLR0913 -- the law has that many knobs, most of them key
     *,
     spare: Spare = (),
     counted: bool = True,
+    select_inputs: bool = False,
 ) -> gs.ChannelGraph:
     """Cut a random share of the channels and check everything that must hold afterwards.
 
@@ -270,7 +271,7 @@ def check_law(  # noqa: PLR0913 -- the law has that many knobs, most of them key
     """
     randomise_batchnorms(model, seed)
     model.train(seed % 2 == 0)
-    graph = traced(model, inputs)
+    graph = traced(model, inputs, select_inputs=select_inputs)
     plan = gs.select(graph, random_scores(graph, seed), remove_channels=remove)
     masked = masked_copy(model, plan, spare)
     check_cost(model, graph.cost(), inputs, counted=counted)

@@ -29,11 +29,14 @@ from gammaslim.graph import (
 from gammaslim.module_sizes import module_attributes
 from gammaslim.modules import first_paths
 from gammaslim.resolving import resolve
+from gammaslim.selections import InputSelections
 from gammaslim.sequences import Arrangement
+from gammaslim.streams import couple_scaled, input_selections
 
 UNREACHED = Reason("no forward pass reaches it")
 IGNORED = Reason("ignored by the user")
 INEXACT = Reason("some operator depends on how many of these channels there are")
+STREAM = Reason("a BatchNorm that selects its inputs reads it")
 LAST = Reason("removing it would leave nothing of a dimension")
 KERNEL = "kernel or spatial dimension of a convolution"
 
@@ -91,9 +94,11 @@ def assemble(
     """Resolve all labels and write the graph."""
     model, tensors, aliases = subject.model, subject.tensors, subject.aliases
     _freeze_by_name(findings, labels, aliases, subject.ignored)
+    couple_scaled(findings, labels)
     channels = _number(findings, labels, exact=subject.exact)
     sites = _sites(channels, labels)
     scales = tuple(name for name in findings.scales if (name, 0) in sites)
+    selections = _selections(findings, channels, sites, scales)
     return ChannelGraph(
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         parameters=tuple(
@@ -117,10 +122,32 @@ def assemble(
         ),
         recounts=tuple(_recount(r, channels) for r in findings.recounts),
         arrangement=channels.arrangement,
+        selections=selections,
         notes=subject.notes,
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
     )
+
+
+def _selections(
+    findings: Findings, channels: Channels, sites: Mapping[Site, IntArray], scales: tuple[str, ...]
+) -> InputSelections:
+    """Which BatchNorms read what; of two that read one channel, neither may take it away."""
+    if not findings.selections:
+        return InputSelections()
+    scored = np.zeros(len(channels.reasons), dtype=np.bool_)
+    for name in scales:
+        ids = sites[(name, 0)]
+        scored[ids[ids >= 0]] = True
+    selections = input_selections(findings, channels.of, scored)
+    for one in selections.each:
+        sources = one.sources[one.sources != one.reads]
+        stuck = sources[(sources >= 0) & scored[sources]]
+        channels.reasons[stuck[channels.reasons[stuck] < 0]] = findings.reason(STREAM)
+    may = selections.idle[
+        (channels.reasons[selections.idle] < 0) & ~channels.inexact[selections.idle]
+    ]
+    return replace(selections, idle=may)
 
 
 def _recount(raw: RawRecount, channels: Channels) -> Recount:
@@ -150,7 +177,7 @@ def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bo
         findings.store.freeze(counted, findings.reason(INEXACT))
     dims = _labelled(labels)
     resolved = resolve(findings.store, dims, _seen(findings))
-    last = findings.reason(LAST)
+    last, _ = findings.reason(LAST), findings.reason(STREAM)
     texts = tuple(findings.reasons)
     kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
     named = np.zeros(len(resolved.reasons), dtype=np.bool_)

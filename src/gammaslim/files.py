@@ -156,8 +156,7 @@ def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
                 len(cuts[d]) if d in cuts else n for d, n in enumerate(expected[name])
             )
     _expect_biases(expected, contents.added_biases, path)
-    for attribute in contents.plan.attributes:
-        _check_attribute(model, attribute, path)
+    _check_modules(model, contents.plan, path)
     found_shapes = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
     for name in sorted({*expected, *found_shapes}):
         if expected.get(name) != found_shapes.get(name):
@@ -168,12 +167,14 @@ def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
             )
 
 
-def _check_attribute(model: nn.Module, path: str, file: object) -> None:
-    owner, _, attribute = path.rpartition(".")
-    try:
-        getattr(model.get_submodule(owner), attribute)
-    except AttributeError as error:
-        raise _mismatch(file, f"it sets {path!r}, which does not exist here") from error
+def _check_modules(model: nn.Module, plan: Plan, file: object) -> None:
+    """What the plan sets on modules besides their tensors must exist."""
+    for path in (*plan.attributes, *plan.inputs):
+        owner, _, name = path.rpartition(".")
+        try:
+            getattr(model.get_submodule(owner), name)
+        except AttributeError as error:
+            raise _mismatch(file, f"it sets {path!r}, which does not exist here") from error
 
 
 def _expect_biases(

@@ -104,6 +104,15 @@ class ConvSizes:
     partition: Partition | None
 
 
+@dataclass(frozen=True)
+class RawSelection:
+    """A BatchNorm that selects its inputs, in labels: see :class:`InputSelection`."""
+
+    stream: IntArray
+    reads: IntArray
+    places: IntArray
+
+
 @dataclass
 class Findings:
     """What the runs of one network, in evaluation and in training mode, have said so far."""
@@ -117,6 +126,11 @@ class Findings:
     convolutions: dict[str, ConvSizes] = field(default_factory=dict[str, ConvSizes])
     norms: dict[str, IntArray] = field(default_factory=dict[str, IntArray])
     normalized: dict[str, Dims] = field(default_factory=dict[str, Dims])
+    selections: dict[str, RawSelection] = field(default_factory=dict[str, RawSelection])
+    flows: list[tuple[list[IntArray], list[IntArray]]] = field(
+        default_factory=list[tuple[list[IntArray], list[IntArray]]]
+    )
+    """Where inputs are to be selected: what each operator takes in, and what it gives out."""
     reached: set[str] = field(default_factory=set[str])
     notes: list[str] = field(default_factory=list[str])
 

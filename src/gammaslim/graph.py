@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import PlanError
+from gammaslim.selections import InputSelections
 from gammaslim.sequences import Arrangement, order_of, unsorted
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ class ChannelGraph:
     ``shapes`` are those of every parameter and buffer when the network was traced; ``aliases``
     maps a second name of a shared tensor to its first.  Per channel, ``prunable`` says whether it
     may go and ``exact`` whether no operator depends on how many such channels there are.
-    ``arrangement`` says which layers must keep equal shares, and where a channel stands after that.
+    ``arrangement`` says which layers must keep equal shares, and where a channel stands after that;
+    ``selections`` which BatchNorms read some channels of a stream.
     ``traced_in_training``: training mode was traced by itself, because the network's own code asks
     for the mode and it could be run there.
     """
@@ -183,6 +185,7 @@ class ChannelGraph:
     witnesses: tuple[Witness, ...] = ()
     recounts: tuple[Recount, ...] = ()
     arrangement: Arrangement = field(default_factory=Arrangement)
+    selections: InputSelections = field(default_factory=InputSelections)
     notes: tuple[str, ...] = ()
     traced_in_training: bool = True
     example_inputs: Any = field(default=None, repr=False)
@@ -249,8 +252,9 @@ class ChannelGraph:
                 )
             keep[ids[gone]] = False
         self._check_whole(plan, keep)
-        self.check_balance(keep)
+        self.check_cut(keep)
         self._check_orders(plan, keep)
+        self._check_inputs(plan, keep)
         return keep
 
     def survivors(self, keep: BoolArray) -> Callable[[IntArray], IntArray]:
@@ -275,13 +279,23 @@ class ChannelGraph:
                 orders[site] = order
         return orders
 
-    def check_balance(self, keep: BoolArray) -> None:
-        """Refuse what layers that share a shuffle cannot be cut to.
+    def kept_inputs(self, keep: BoolArray) -> dict[str, IntArray]:
+        """For every BatchNorm that has to read other indices of its input than so far: which."""
+        return self.selections.indices(self.survivors(keep)) if self.selections.each else {}
+
+    def check_cut(self, keep: BoolArray) -> None:
+        """Refuse what layers that share a shuffle, or read a stream, cannot be cut to.
 
         Raises:
             PlanError: one of them would keep more of some channels, another fewer, than their
-                parts need to stay equal.
+                parts need to stay equal, or a BatchNorm would read a channel that goes.
         """
+        for selection in self.selections.each:
+            if not selection.allows(keep):
+                raise PlanError(
+                    f"{selection.module!r} would keep a channel that it reads from a channel of "
+                    "its input that goes. Keep that one too, or remove both."
+                )
         for balance in self.arrangement.balances:
             if not balance.allows(keep):
                 channel = balance.channels[~keep[balance.channels]][0]
@@ -329,6 +343,15 @@ class ChannelGraph:
                 f"this graph has {len(ids)}. Was the plan made for another network?"
             )
         return ids
+
+    def _check_inputs(self, plan: Plan, keep: BoolArray) -> None:
+        expected = self.kept_inputs(keep)
+        for module in sorted({*expected, *plan.inputs}):
+            if not np.array_equal(expected.get(module, ()), plan.inputs.get(module, ())):
+                raise PlanError(
+                    f"The plan lets {module!r} read other indices of its input than this graph "
+                    "asks for. Select a plan from this graph."
+                )
 
     def _check_orders(self, plan: Plan, keep: BoolArray) -> None:
         expected = self.kept_orders(keep)

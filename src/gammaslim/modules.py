@@ -28,6 +28,12 @@ _CONTAINERS = (dict, list, set)
 _UNTOUCHED = set(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules"}
 """Attributes that every module has and no forward fills: hooks and the like."""
 
+INPUT_INDEX = "_gammaslim_inputs"
+"""The buffer in which a BatchNorm holds which channels of its input it reads.
+
+It follows from the plan, so that it is neither saved nor counted among the network's tensors.
+"""
+
 _WRAPPERS = (
     nn.DataParallel,
     nn.parallel.DistributedDataParallel,
@@ -100,7 +106,8 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     for path, module in every_path(model):
         prefix = f"{path}." if path else ""
         for own, found in ((module._parameters, parameters), (module._buffers, buffers)):  # noqa: SLF001
-            found.update({prefix + name: t for name, t in own.items() if t is not None})
+            named = {prefix + n: t for n, t in own.items() if t is not None and n != INPUT_INDEX}
+            found.update(named)
     return {**parameters, **buffers}
 
 

@@ -55,6 +55,7 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
         witnesses=tuple(replace(each, dims=every(each.dims)) for each in graph.witnesses),
         recounts=tuple(_recount(each, every) for each in graph.recounts),
         arrangement=_arranged(graph.arrangement, keep, some),
+        selections=graph.selections.left(survivors, renumbered),
     )
 
 

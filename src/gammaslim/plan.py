@@ -14,9 +14,9 @@ from gammaslim.errors import PlanError
 from gammaslim.graph import IntArray, Site
 from gammaslim.sequences import unsorted
 
-VERSION = 2
-READABLE = (1, 2)
-"""Version 1 knew no orders."""
+VERSION = 3
+READABLE = (1, 2, 3)
+"""Version 1 knew no orders, version 2 no inputs."""
 
 AttributeValue = int | tuple[int, ...]
 
@@ -29,12 +29,15 @@ class Plan:
     the cut; ``attributes`` the new values of the modules' own numbers (``"conv.groups": 16``).
     ``orders`` lists the sites behind a channel shuffle whose kept slices must stand in another
     order than sorted: slice ``i`` of the cut tensor is ``kept[orders[i]]`` of the uncut one.
+    ``inputs`` lists the BatchNorms, by path, that read only some channels of what they are given
+    (``trace(..., select_inputs=True)``): which indices of it, after the cut.
     """
 
     kept: Mapping[Site, IntArray]
     sizes: Mapping[Site, int]
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])
     orders: Mapping[Site, IntArray] = field(default_factory=dict[Site, IntArray])
+    inputs: Mapping[str, IntArray] = field(default_factory=dict[str, IntArray])
 
     def __post_init__(self) -> None:
         """Refuse records that no cut could follow."""
@@ -44,6 +47,8 @@ class Plan:
             _check_indices(site, indices, self.sizes[site])
         for site, order in self.orders.items():
             _check_order(site, order, len(self.kept.get(site, ())))
+        for module, places in self.inputs.items():
+            _check_inputs(module, places)
 
     def indices(self, site: Site) -> IntArray:
         """The kept indices of a site, in the order of the cut tensor."""
@@ -58,7 +63,9 @@ class Plan:
             dict(self.sizes) == dict(other.sizes)
             and dict(self.attributes) == dict(other.attributes)
             and set(self.orders) == set(other.orders)
+            and set(self.inputs) == set(other.inputs)
             and all(np.array_equal(self.indices(s), other.indices(s)) for s in self.kept)
+            and all(np.array_equal(own, other.inputs[m]) for m, own in self.inputs.items())
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -84,7 +91,8 @@ class Plan:
                     f"of {site[0]!r}; the earlier one leaves {len(earlier)}."
                 )
             stays[site] = indices if earlier is None else earlier[indices]
-        return arranged_plan(stays, sizes, {**self.attributes, **later.attributes})
+        attributes = {**self.attributes, **later.attributes}
+        return arranged_plan(stays, sizes, attributes, {**self.inputs, **later.inputs})
 
     def to_json(self) -> str:
         """The plan as JSON text; :meth:`from_json` reads it back."""
@@ -98,7 +106,12 @@ class Plan:
             }
             for (name, dim), kept in sorted(self.kept.items())
         ]
-        record = {"gammaslim_plan": VERSION, "sites": sites, "attributes": dict(self.attributes)}
+        record = {
+            "gammaslim_plan": VERSION,
+            "sites": sites,
+            "attributes": dict(self.attributes),
+            "inputs": {module: places.tolist() for module, places in sorted(self.inputs.items())},
+        }
         return json.dumps(record, separators=(",", ":"))
 
     def _order_entry(self, site: Site) -> dict[str, list[int]]:
@@ -142,7 +155,8 @@ def _from_record(record: dict[str, Any]) -> Plan:
         str(name): tuple(index(v) for v in value) if isinstance(value, list) else index(value)
         for name, value in record["attributes"].items()
     }
-    return Plan(kept, sizes, attributes, orders)
+    inputs = {str(m): _integers(own) for m, own in record.get("inputs", {}).items()}
+    return Plan(kept, sizes, attributes, orders, inputs)
 
 
 def _integers(values: list[Any]) -> IntArray:
@@ -153,6 +167,7 @@ def arranged_plan(
     stays: Mapping[Site, IntArray],
     sizes: Mapping[Site, int],
     attributes: Mapping[str, AttributeValue],
+    inputs: Mapping[str, IntArray],
 ) -> Plan:
     """The plan of which ``stays`` holds the kept indices, in the order of the cut tensors."""
     orders = {site: unsorted(indices) for site, indices in stays.items()}
@@ -161,6 +176,7 @@ def arranged_plan(
         sizes,
         attributes,
         {site: order for site, order in orders.items() if order is not None},
+        inputs,
     )
 
 
@@ -169,6 +185,14 @@ def _check_order(site: Site, order: IntArray, length: int) -> None:
         raise PlanError(
             f"The order of dimension {site[1]} of {site[0]!r} must hold each number in "
             f"0..{length - 1} once; found {np.array2string(order, threshold=8)}."
+        )
+
+
+def _check_inputs(module: str, places: IntArray) -> None:
+    if places.ndim != 1 or not len(places) or int(places.min()) < 0:
+        raise PlanError(
+            f"What {module!r} is to read of its input must be a 1-D array of at least one index, "
+            f"0 or above; found {np.array2string(places, threshold=8)}."
         )
 
 

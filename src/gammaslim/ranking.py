@@ -13,6 +13,7 @@ from gammaslim.chains import Chain, chain_of
 from gammaslim.errors import NothingToPruneError, ScoreError
 from gammaslim.graph import BoolArray, ChannelGraph, IntArray
 from gammaslim.limits import Limits
+from gammaslim.selections import InputSelections
 
 FloatArray = NDArray[np.float64]
 Scope = Literal["global", "group"]
@@ -28,7 +29,8 @@ class Ranking:
     ``chains`` count as further groups, numbered from ``plain`` on, and the steps between two of
     their ``stops`` as blocks.  ``coarse``: blocks may be of several channels (``round_to``).  Per
     block, of all groups together in the order in which they go: the group ``asked``, and in
-    ``scores`` what a threshold must reach.
+    ``scores`` what a threshold must reach.  ``selections`` let channels
+    of a stream go along that nobody reads any more.
     """
 
     channels: IntArray
@@ -41,6 +43,7 @@ class Ranking:
     scores: FloatArray
     num_channels: int
     coarse: bool
+    selections: InputSelections
 
     def __len__(self) -> int:
         """How many blocks may go in all."""
@@ -60,7 +63,7 @@ class Ranking:
         keep[self.channels[self.blocks < wanted[self.groups]]] = False
         for chain, stops, blocks in zip(self.chains, self.stops, wanted[self.plain :], strict=True):
             keep[chain.removed(int(stops[blocks]))] = False
-        return keep
+        return self.selections.settled(keep)
 
 
 def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) -> Ranking:
@@ -96,6 +99,7 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
         scores=largest[order],
         num_channels=graph.num_channels,
         coarse=limits.round_to > 1,
+        selections=graph.selections,
     )
 
 

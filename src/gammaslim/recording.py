@@ -29,6 +29,7 @@ from gammaslim.modules import NORM_BASE
 from gammaslim.ops import Op, tensors_in
 from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
 from gammaslim.sources import user_line
+from gammaslim.streams import StreamNotes
 
 _ATTRIBUTE = "_gammaslim_labels"
 _ONE = Fraction(1)
@@ -59,14 +60,17 @@ class Recorder:
         packages: frozenset[str],
         *,
         measuring: bool,
+        selecting: frozenset[str] = frozenset(),
     ) -> None:
         """``measuring``: this run also fills work, recounts and witnesses (evaluation mode).
 
-        ``packages``: where the network's own code comes from.
+        ``packages``: where the network's own code comes from.  ``selecting``: the BatchNorms that
+        may drop channels of their input which others keep.
         """
         self.findings = findings
         self.store = findings.store
         self.measuring = measuring
+        self.streams = StreamNotes(findings, selecting)
         self.live = True
         self.call: PythonCall = NO_CALL
         self.modules: list[tuple[str, nn.Module]] = []
@@ -321,6 +325,8 @@ class Recorder:
             for tensor in inputs:
                 self.mix(self.labels(tensor))
         self._write_recount(op)
+        if self.streams.selecting:
+            self.streams.note(map(self.dims, op.inputs), map(self.dims, op.outputs))
         self._operator = ""
 
     def _apply_rule(self, rule: Rule, op: Op) -> None:

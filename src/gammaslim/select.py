@@ -99,10 +99,11 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
             f"The mask removes {len(frozen)} frozen channels, first channel {frozen[0]}. Keep "
             "those where graph.prunable is False; graph.frozen says why they are."
         )
-    graph.check_balance(keep)
+    graph.check_cut(keep)
     kept = graph.kept_sites(keep)
     sizes = {site: len(graph.sites[site]) for site in kept}
-    return Plan(kept, sizes, changed_attributes(graph, keep), graph.kept_orders(keep))
+    attributes = changed_attributes(graph, keep)
+    return Plan(kept, sizes, attributes, graph.kept_orders(keep), graph.kept_inputs(keep))
 
 
 def changed_attributes(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:

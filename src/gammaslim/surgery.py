@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from gammaslim.errors import OptimizerError
 from gammaslim.graph import IntArray, Site
+from gammaslim.indexing import select_inputs
 from gammaslim.modules import first_paths, named_aliases, named_tensors
 from gammaslim.plan import AttributeValue, Plan
 
@@ -70,6 +71,8 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
                     _cut_state(optimizer.state[tensors[name]], cuts, undo)
         for path, value in plan.attributes.items():
             _set_attribute(model, path, value, undo)
+        for path, places in plan.inputs.items():
+            undo.steps.append(select_inputs(model.get_submodule(path), places))
         _remember(model, plan, undo)
     except BaseException:
         undo()
@@ -147,11 +150,12 @@ def _by_owner(plan: Plan) -> dict[str, Plan]:
         path, _, attribute = name.rpartition(".")
         attributes.setdefault(path, {})[attribute] = value
     parts: dict[str, Plan] = {}
-    for path in {**kept, **attributes}:
+    for path in {**kept, **attributes, **plan.inputs}:
         own, prefix = kept.get(path, {}), f"{path}." if path else ""
         sizes = {(name, dim): plan.sizes[(prefix + name, dim)] for name, dim in own}
         orders = {s: plan.orders[p] for s in own if (p := (prefix + s[0], s[1])) in plan.orders}
-        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders)
+        inputs = {"": plan.inputs[path]} if path in plan.inputs else {}
+        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders, inputs)
     return parts
 
 
@@ -161,16 +165,19 @@ def remembered_plan(model: nn.Module) -> Plan:
     for module, path in first_paths(model).items():
         plan = module.__dict__.get(PLAN_ATTRIBUTE)
         if plan is not None:
-            whole = whole.then(_prefixed(plan, f"{path}." if path else ""))
+            whole = whole.then(_prefixed(plan, path))
     return whole
 
 
-def _prefixed(plan: Plan, prefix: str) -> Plan:
+def _prefixed(plan: Plan, path: str) -> Plan:
+    """The plan of one module as the part of a network that it is."""
+    prefix = f"{path}." if path else ""
     return Plan(
         {(prefix + name, dim): kept for (name, dim), kept in plan.kept.items()},
         {(prefix + name, dim): size for (name, dim), size in plan.sizes.items()},
         {prefix + path: value for path, value in plan.attributes.items()},
         {(prefix + name, dim): order for (name, dim), order in plan.orders.items()},
+        {path: plan.inputs[""]} if plan.inputs else {},
     )
 
 

@@ -36,6 +36,7 @@ from gammaslim.graph import ChannelGraph, Site
 from gammaslim.ignoring import ignored_sites
 from gammaslim.modes import DispatchMode, FunctionMode
 from gammaslim.modules import (
+    NORM_BASE,
     ModeFlag,
     first_paths,
     named_aliases,
@@ -49,6 +50,7 @@ from gammaslim.modules import (
 from gammaslim.recording import Recorder
 from gammaslim.rules import rule_for
 from gammaslim.sources import packages_of
+from gammaslim.streams import shared_streams
 
 
 def trace(
@@ -56,6 +58,8 @@ def trace(
     example_inputs: Any,
     ignore: Iterable[nn.Module | str | Site] = (),
     exact: bool = False,  # noqa: FBT001, FBT002 - the public signature is fixed
+    *,
+    select_inputs: bool = False,
 ) -> ChannelGraph:
     """Find which slices of all tensors of ``model`` live and die together.
 
@@ -74,6 +78,10 @@ def trace(
             of which nothing may change.
         exact: also keep the channels for which some operator depends on how many there are
             (LayerNorm and GroupNorm statistics, a mean over channels).
+        select_inputs: let every BatchNorm that reads a stream which others read too (pre-activation
+            and densely connected networks) drop its own channels of it: the cut puts an index in
+            front of it, and its scales become channels of their own.  Channels of the stream go
+            when nobody reads them any more.
 
     Raises:
         TraceError: the network cannot be run with these inputs; its own error is shown.
@@ -84,9 +92,16 @@ def trace(
     tensors = named_tensors(model)
     aliases = named_aliases(tensors)
     owned = {name: tensor for name, tensor in tensors.items() if name not in aliases}
-    findings = Findings()
-    labels = {name: _fresh_labels(findings, tensor) for name, tensor in owned.items()}
-    session = _Session(model, example_inputs, owned, labels, findings, bool(aliases))
+    selecting = frozenset[str]()
+    if select_inputs:
+        every = frozenset(
+            path for m, path in first_paths(model).items() if isinstance(m, NORM_BASE)
+        )
+        probe = _session(model, example_inputs, owned, every, tied=bool(aliases))
+        _run_both_modes(probe)
+        selecting = shared_streams(probe.findings)
+    session = _session(model, example_inputs, owned, selecting, tied=bool(aliases))
+    findings, labels = session.findings, session.labels
     notes, in_training = _run_both_modes(session)
     for failure in dict.fromkeys(findings.notes):
         warnings.warn(failure, GammaslimWarning, stacklevel=2)
@@ -110,6 +125,7 @@ class _Session:
     tensors: dict[str, Tensor]
     labels: dict[str, TensorLabels]
     findings: Findings
+    selecting: frozenset[str]
     tied: bool
 
     @cached_property
@@ -132,6 +148,19 @@ class _Session:
     def fakes(self) -> dict[str, Tensor]:
         """All tensors of the network as fake ones."""
         return {name: fake_copy(self.fake_mode, t) for name, t in self.tensors.items()}
+
+
+def _session(
+    model: nn.Module,
+    example: Any,
+    tensors: dict[str, Tensor],
+    selecting: frozenset[str],
+    *,
+    tied: bool,
+) -> _Session:
+    findings = Findings()
+    labels = {name: _fresh_labels(findings, tensor) for name, tensor in tensors.items()}
+    return _Session(model, example, tensors, labels, findings, selecting, tied)
 
 
 def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
@@ -229,8 +258,9 @@ def _rejected(session: _Session, error: Exception, mode: str) -> TraceError:
 def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     measuring = int(attempt.training) == 0
     recorder = Recorder(
-        session.findings, rule_for, session.labels, session.packages, measuring=measuring
-    )
+        session.findings, rule_for, session.labels, session.packages,
+        measuring=measuring, selecting=session.selecting,
+    )  # fmt: skip
     mode = session.fake_mode if attempt.fake else None
     with (
         contextlib.closing(recorder),

@@ -55,10 +55,11 @@ def test_narrowed_is_traced(case):
 
 
 @pytest.mark.parametrize("case", ZOO, ids=NAMES)
-def test_two_cuts_with_one_trace(case):
+@pytest.mark.parametrize("select_inputs", [False, True])
+def test_two_cuts_with_one_trace(case, select_inputs):
     """The second cut is proven like the first."""
     model, inputs = case.model(), case.inputs()
-    graph = gs.trace(model, inputs)
+    graph = gs.trace(model, inputs, select_inputs=select_inputs)
     rng = np.random.default_rng(1)
     for _ in range(2):
         if not (graph.prunable & graph.scored).any():

@@ -23,14 +23,14 @@ def refusal(error: gs.GammaslimError) -> str:
     return type(error).__name__
 
 
-def outcome_of(program: Program, remove: float, seed: int) -> str:
+def outcome_of(program: Program, remove: float, seed: int, *, select_inputs: bool) -> str:
     """Check the law on one network; the kind of refusal, or ``"held"``.
 
     A wrong answer that the library caught itself is still a wrong answer here.
     """
     model = build(program, seed)
     try:
-        oracle.check_law(model, IMAGE, remove, seed, tolerance=1e-6)
+        oracle.check_law(model, IMAGE, remove, seed, tolerance=1e-6, select_inputs=select_inputs)
     except gs.VerificationError:
         raise
     except gs.GammaslimError as error:
@@ -42,10 +42,10 @@ def test_law_holds_on_made_up_networks() -> None:
     """Every network either obeys the law or is refused with a reason, and few are refused."""
     tally: Counter[str] = Counter()
 
-    @given(programs(), st.sampled_from((0.2, 0.4, 0.7)), st.integers(0, 9))
-    def law(program: Program, remove: float, seed: int) -> None:
+    @given(programs(), st.sampled_from((0.2, 0.4, 0.7)), st.integers(0, 9), st.booleans())
+    def law(program: Program, remove: float, seed: int, select_inputs: bool) -> None:  # noqa: FBT001
         """One example."""
-        kind = outcome_of(program, remove, seed)
+        kind = outcome_of(program, remove, seed, select_inputs=select_inputs)
         event(kind)
         tally[kind] += 1
 

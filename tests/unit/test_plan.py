@@ -181,7 +181,7 @@ def test_empty_plan_survives_json():
         ("{", "must be JSON text"),
         ("[]", "no 'gammaslim_plan' version"),
         ("{}", "no 'gammaslim_plan' version"),
-        ('{"gammaslim_plan": 99}', "has version 99; this gammaslim reads versions up to 2"),
+        ('{"gammaslim_plan": 99}', "has version 99; this gammaslim reads versions up to 3"),
         ('{"gammaslim_plan": 1}', "damaged: KeyError"),
         ('{"gammaslim_plan": 1, "sites": 3, "attributes": {}}', "damaged: TypeError"),
     ],

@@ -14,10 +14,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"graph", "sequences", "plan", "narrowing"},
+    {"graph", "sequences", "selections", "plan", "narrowing"},
     {"demands", "labels", "classes", "families", "balance", "resolving"},
     {"modules", "calling", "fakes", "sizes", "findings", "sources", "ops"},
-    {"attributes", "recording"},
+    {"attributes", "indexing", "streams", "recording"},
     {"rules", "modes", "module_sizes", "ignoring"},
     {"assembly"},
     {"tracing"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gammaslim.indexing import selected_places
 from gammaslim.labels import LabelArray
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
@@ -70,8 +71,12 @@ def index(recorder: Recorder, op: Op) -> None:
 
 def _index_one(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
     axis = op["dim"]
-    recorder.freeze(dims[axis], "channels are taken by constant positions")
-    dims[axis] = None
+    places = selected_places(recorder.module, op["index"])
+    if places is None:
+        recorder.freeze(dims[axis], "channels are taken by constant positions")
+        dims[axis] = None
+    else:
+        dims[axis] = recorder.streams.pick(dims[axis], op["self"].shape[axis], places)
     if op["self"].ndim == op["index"].ndim and "gather" in op.name:
         reason = "dimension of an index tensor"
         for labels in (*recorder.dims(op["index"]), *dims):
