@@ -29,7 +29,7 @@ from gammaslim.files import load, save
 from gammaslim.fitting import Fit, select_latency
 from gammaslim.folding import Folded
 from gammaslim.forecasting import Forecast
-from gammaslim.graph import ChannelGraph, Cost, Frozen, Group
+from gammaslim.graph import ChannelGraph
 from gammaslim.latency import channel_latencies
 from gammaslim.param_groups import param_groups
 from gammaslim.penalties import (
@@ -46,6 +46,7 @@ from gammaslim.penalties import (
 )
 from gammaslim.plan import Plan
 from gammaslim.pruning import Change, Outcome, prune
+from gammaslim.records import Cost, Frozen, Group
 from gammaslim.rules.user import OperatorCall, rule
 from gammaslim.scores import scores
 from gammaslim.scratch import distillation_loss, reset_parameters

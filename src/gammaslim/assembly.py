@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from gammaslim.attributes import held_sizes
 from gammaslim.demands import Terms, Variable
 from gammaslim.findings import Dims, Findings, RawRecount, Reason, TensorLabels
-from gammaslim.graph import (
+from gammaslim.graph import ChannelGraph
+from gammaslim.module_sizes import module_attributes
+from gammaslim.modules import first_paths
+from gammaslim.records import (
     FIXED,
     BoolArray,
-    ChannelGraph,
     Frozen,
     Group,
     IntArray,
@@ -26,8 +28,6 @@ from gammaslim.graph import (
     Witness,
     Work,
 )
-from gammaslim.module_sizes import module_attributes
-from gammaslim.modules import first_paths
 from gammaslim.resolving import resolve
 from gammaslim.selections import InputSelections
 from gammaslim.sequences import Arrangement

@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 
 from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
 from gammaslim.forecasting import Forecast, Rates, forecast
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.layout import Atlas, Layout, multiply_copies, owning
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
 from gammaslim.penalties.settling import Settling
 from gammaslim.plan import Plan
+from gammaslim.records import BoolArray
 from gammaslim.schedules import strength_at
 from gammaslim.watching import Stats, watch
 

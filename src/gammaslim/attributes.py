@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from gammaslim.demands import Terms, Variable
-from gammaslim.graph import IntArray, SizeAttribute
 from gammaslim.modules import first_paths
+from gammaslim.records import IntArray, SizeAttribute
 from gammaslim.sizes import Size, Watcher
 
 ChannelsOf = Callable[[IntArray], IntArray]

@@ -19,8 +19,8 @@ import numpy as np
 from gammaslim.classes import Classes
 from gammaslim.demands import Demand, by_class
 from gammaslim.families import Family, Nodes
-from gammaslim.graph import IntArray
 from gammaslim.labels import Partition
+from gammaslim.records import IntArray
 from gammaslim.sequences import Part, Step, run
 
 

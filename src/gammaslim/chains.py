@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from gammaslim.graph import BoolArray, IntArray
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.sequences import Balance
 
 FloatArray = NDArray[np.float64]

@@ -10,8 +10,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from gammaslim.demands import Terms, Variable
-from gammaslim.graph import BoolArray, IntArray
 from gammaslim.labels import LabelStore, Partition
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.sequences import Arrangement
 
 

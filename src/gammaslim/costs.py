@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import PenaltyError
-from gammaslim.graph import ChannelGraph, IntArray
+from gammaslim.graph import ChannelGraph
+from gammaslim.records import IntArray
 
 FloatArray = NDArray[np.float64]
 CostKind = Literal["macs", "params"]

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 
 from gammaslim.calling import describe
 from gammaslim.errors import TraceError, VerificationError
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import named_tensors, on_meta
 from gammaslim.plan import Plan
+from gammaslim.records import BoolArray
 from gammaslim.surgery import Undo, apply_plan, cuts_by_tensor, masked_state
 from gammaslim.untold import remember
 from gammaslim.verify import (

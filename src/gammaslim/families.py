@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gammaslim.classes import Classes
-from gammaslim.graph import BoolArray, IntArray
 from gammaslim.labels import LabelStore, Partition
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.sequences import Part, Shuffle, Step
 
 NOBODY = -1

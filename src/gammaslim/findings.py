@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray, LabelStore, Partition
+from gammaslim.records import IntArray
 
 Dims = tuple[LabelArray, ...]
 
@@ -69,7 +69,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class RawWork:
-    """A contraction, still in labels: see :class:`gammaslim.graph.Work`."""
+    """A contraction, still in labels: see :class:`gammaslim.records.Work`."""
 
     operator: str
     coefficient: int

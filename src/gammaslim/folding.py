@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammaslim.graph import IntArray
 from gammaslim.modules import first_paths
 from gammaslim.reading import Reading
+from gammaslim.records import IntArray
 
 
 @dataclass(frozen=True)

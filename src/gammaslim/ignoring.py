@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from gammaslim.errors import TraceError
-from gammaslim.graph import Site
 from gammaslim.modules import first_paths, named_tensors
+from gammaslim.records import Site
 
 
 def ignored_sites(model: nn.Module, ignore: Iterable[nn.Module | str | Site]) -> set[Site]:

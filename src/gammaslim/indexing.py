@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 
-from gammaslim.graph import IntArray
 from gammaslim.modules import INPUT_INDEX
+from gammaslim.records import IntArray
 
 
 def read_selected(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gammaslim.demands import Demand, Terms, Variable
-from gammaslim.graph import BoolArray, IntArray
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.sequences import Operation, Step
 
 ELASTIC = np.iinfo(np.int64).min

@@ -11,8 +11,9 @@ from torch import nn
 
 from gammaslim.costs import channel_costs
 from gammaslim.errors import TargetError
-from gammaslim.graph import BoolArray, ChannelGraph, Group
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import check_fresh, unwrap
+from gammaslim.records import BoolArray, Group
 from gammaslim.timing import medians
 
 FloatArray = NDArray[np.float64]

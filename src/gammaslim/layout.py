@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.errors import StaleGraphError
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray
+from gammaslim.graph import ChannelGraph
 from gammaslim.penalties.base import Scales
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.shards import Mesh, is_sharded, local, local_indices
 
 

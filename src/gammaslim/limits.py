@@ -9,7 +9,7 @@ import numpy as np
 
 from gammaslim.chains import Chain
 from gammaslim.errors import TargetError
-from gammaslim.graph import IntArray
+from gammaslim.records import IntArray
 
 
 def check_share(name: str, value: float) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 
 from gammaslim.attributes import ChannelsOf
 from gammaslim.findings import ConvSizes, Dims, Findings
-from gammaslim.graph import FIXED, IntArray, Site, SizeAttribute
 from gammaslim.modules import CONVOLUTION, NORM_BASE
+from gammaslim.records import FIXED, IntArray, Site, SizeAttribute
 
 Sites = Mapping[Site, IntArray]
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from gammaslim.graph import BoolArray, ChannelGraph, Group, IntArray, Recount, Site
+from gammaslim.graph import ChannelGraph
+from gammaslim.records import BoolArray, Group, IntArray, Recount, Site
 from gammaslim.sequences import Arrangement, Balance
 
 Map = Callable[[IntArray], IntArray]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gammaslim.errors import PlanError
-from gammaslim.graph import IntArray, Site
+from gammaslim.records import IntArray, Site
 from gammaslim.sequences import unsorted
 
 VERSION = 3

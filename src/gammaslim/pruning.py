@@ -15,11 +15,12 @@ from gammaslim.calibrating import Calibration, reestimate
 from gammaslim.cutting import Proof, cut
 from gammaslim.errors import PlanError
 from gammaslim.folding import Folded, add_bias, fold
-from gammaslim.graph import BoolArray, ChannelGraph, Cost, IntArray
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import check_fresh, first_paths, named_tensors, on_meta, unwrap
 from gammaslim.narrowing import narrowed
 from gammaslim.plan import Plan
 from gammaslim.reading import Reading, has_constants, network_outputs, observe
+from gammaslim.records import BoolArray, Cost, IntArray
 from gammaslim.select import changed_attributes
 from gammaslim.surgery import check_optimizer
 from gammaslim.verify import drift_between

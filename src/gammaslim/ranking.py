@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from gammaslim.chains import Chain, chain_of
 from gammaslim.errors import NothingToPruneError, ScoreError
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray
+from gammaslim.graph import ChannelGraph
 from gammaslim.limits import Limits
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.selections import InputSelections
 
 FloatArray = NDArray[np.float64]

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from gammaslim.calling import call_arguments, copied, output_tensors
 from gammaslim.errors import CalibrationError
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray, kept_mask
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import (
     NORM_BASE,
     first_paths,
@@ -22,6 +22,7 @@ from gammaslim.modules import (
     preserved_random_state,
     training_mode,
 )
+from gammaslim.records import BoolArray, IntArray, kept_mask
 
 CONSTANT = 1e-6
 """A channel is a constant if it varies by less than this, relative to its largest magnitude."""

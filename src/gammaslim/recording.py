@@ -23,10 +23,10 @@ from gammaslim.findings import (
     Reason,
     TensorLabels,
 )
-from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, Partition, fixed_code
 from gammaslim.modules import NORM_BASE
 from gammaslim.ops import Op, tensors_in
+from gammaslim.records import IntArray
 from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
 from gammaslim.sources import user_line
 from gammaslim.streams import StreamNotes

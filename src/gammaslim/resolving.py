@@ -12,8 +12,8 @@ from gammaslim.balance import Levels, levels_of, met, shape_of
 from gammaslim.classes import Classes, Resolved
 from gammaslim.demands import Terms, compared, equal_counts, solve
 from gammaslim.families import Family, Nodes, closed, shuffled_families
-from gammaslim.graph import BoolArray, IntArray
 from gammaslim.labels import LabelStore
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.sequences import Arrangement, Balance, Shuffle, Step
 
 

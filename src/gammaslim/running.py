@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.calling import call_arguments, map_tensors, output_tensors
-from gammaslim.graph import IntArray, Recount
 from gammaslim.modules import (
     first_paths,
     named_aliases,
@@ -24,6 +23,7 @@ from gammaslim.modules import (
     preserved_random_state,
     training_mode,
 )
+from gammaslim.records import IntArray, Recount
 
 OUTPUT = "network output"
 

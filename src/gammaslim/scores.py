@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
-from gammaslim.graph import ChannelGraph, IntArray
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import named_tensors, unwrap
+from gammaslim.records import IntArray
 from gammaslim.shards import whole
 
 FloatArray = NDArray[np.float64]

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import PlanError, TargetError
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.limits import Limits
 from gammaslim.plan import AttributeValue, Plan
 from gammaslim.ranking import Scope, rank
+from gammaslim.records import BoolArray
 from gammaslim.targets import meet, one_target
 from gammaslim.thresholds import gap_threshold
 

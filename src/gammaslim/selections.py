@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from gammaslim.graph import BoolArray, IntArray
+from gammaslim.records import BoolArray, IntArray, kept_mask
 
-    Survivors = Callable[[IntArray], IntArray]
+Survivors = Callable[[IntArray], IntArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +49,7 @@ class InputSelection:
 
     def allows(self, keep: BoolArray) -> bool:
         """Whether all that is still read is still there."""
-        sources = self.sources
-        stays = (self.reads < 0) | keep[self.reads]
-        return bool(((sources < 0) | keep[sources])[stays].all())
+        return bool(kept_mask(self.sources, keep)[kept_mask(self.reads, keep)].all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +69,7 @@ class InputSelections:
             return keep
         read = np.zeros(len(keep), dtype=np.bool_)
         for one in self.each:
-            stays = (one.reads < 0) | keep[one.reads]
-            sources = one.sources[stays]
+            sources = one.sources[kept_mask(one.reads, keep)]
             read[sources[sources >= 0]] = True
         keep = keep.copy()
         keep[self.idle[~read[self.idle]]] = False

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from gammaslim.graph import BoolArray, IntArray
+from gammaslim.records import BoolArray, IntArray
 
 
 @dataclass(frozen=True)

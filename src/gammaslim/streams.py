@@ -8,8 +8,8 @@ import numpy as np
 
 from gammaslim.classes import Classes
 from gammaslim.findings import Dims, Findings, RawSelection, TensorLabels
-from gammaslim.graph import BoolArray, IntArray
 from gammaslim.labels import LabelArray, fixed_code
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.selections import InputSelection, InputSelections
 
 Number = Callable[[IntArray], IntArray]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.errors import OptimizerError
-from gammaslim.graph import IntArray, Site
 from gammaslim.indexing import select_inputs
 from gammaslim.modules import first_paths, named_aliases, named_tensors
 from gammaslim.plan import AttributeValue, Plan
+from gammaslim.records import IntArray, Site
 
 PLAN_ATTRIBUTE = "_gammaslim_plan"
 """Where a cut module remembers what was cut from its own tensors since it was built."""

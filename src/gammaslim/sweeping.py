@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import TargetError, UnreachableError
-from gammaslim.graph import BoolArray, ChannelGraph, Cost, Group
+from gammaslim.graph import ChannelGraph
 from gammaslim.limits import Limits
 from gammaslim.ranking import Ranking, Scope, checked_scores, rank
+from gammaslim.records import BoolArray, Cost, Group
 from gammaslim.select import select
 
 FloatArray = NDArray[np.float64]

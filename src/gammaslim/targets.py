@@ -8,9 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from gammaslim.errors import TargetError, UnreachableError
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.limits import check_share
 from gammaslim.ranking import Ranking
+from gammaslim.records import BoolArray
 
 Met = Callable[[BoolArray], bool]
 

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from gammaslim.calling import call_arguments, map_tensors
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import training_mode
+from gammaslim.records import BoolArray
 from gammaslim.select import make_plan
 from gammaslim.surgery import apply_plan
 

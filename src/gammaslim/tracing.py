@@ -32,7 +32,7 @@ from gammaslim.calling import (
 from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
 from gammaslim.fakes import FakeMemo, fake_copy, paused_collector, quiet_fake_tensors
 from gammaslim.findings import Findings, Reason, TensorLabels
-from gammaslim.graph import ChannelGraph, Site
+from gammaslim.graph import ChannelGraph
 from gammaslim.ignoring import ignored_sites
 from gammaslim.modes import DispatchMode, FunctionMode
 from gammaslim.modules import (
@@ -48,6 +48,7 @@ from gammaslim.modules import (
     unwrap,
 )
 from gammaslim.recording import Recorder
+from gammaslim.records import Site
 from gammaslim.rules import rule_for
 from gammaslim.sources import packages_of
 from gammaslim.streams import shared_streams

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from gammaslim.calling import call_arguments, copied, doubled, map_tensors
 from gammaslim.fakes import fake_copy, quiet_fake_tensors
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.modules import (
     SEED,
     named_aliases,
@@ -25,6 +25,7 @@ from gammaslim.modules import (
     preserved_random_state,
     training_mode,
 )
+from gammaslim.records import BoolArray
 from gammaslim.running import Key, Recounting, gathered, run_observed
 
 TOLERANCES: Mapping[torch.dtype, float] = {

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.attach import attach
-from gammaslim.graph import ChannelGraph, Group, IntArray, Site, SizeAttribute, Work
+from gammaslim.graph import ChannelGraph
 from gammaslim.penalties import L1
+from gammaslim.records import Group, IntArray, Site, SizeAttribute, Work
 
 KERNEL = 3
 CLASSES = 2

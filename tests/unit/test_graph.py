@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 
 from gammaslim.errors import PlanError
-from gammaslim.graph import (
-    FIXED,
-    Cost,
-    Frozen,
-    SizeAttribute,
-    Work,
-    kept_count,
-    kept_mask,
-)
 from gammaslim.plan import Plan
+from gammaslim.records import FIXED, Cost, Frozen, SizeAttribute, Work, kept_count, kept_mask
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph
 
 

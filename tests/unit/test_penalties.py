@@ -9,8 +9,8 @@ from torch import nn
 
 import gammaslim as gs
 from gammaslim.errors import PenaltyError
-from gammaslim.graph import FIXED
 from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal, Scales
+from gammaslim.records import FIXED
 from tests.unit.handmade import (
     INNER,
     WIDTH,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gammaslim.errors import GammaslimError, MissingExtraError
-from gammaslim.graph import ChannelGraph, Frozen, Group, Work
+from gammaslim.graph import ChannelGraph
+from gammaslim.records import Frozen, Group, Work
 from gammaslim.report import plots
 from gammaslim.report.plots import scales_picture
 from gammaslim.report.tables import (

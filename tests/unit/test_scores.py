@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
-from gammaslim.graph import FIXED
+from gammaslim.records import FIXED
 from gammaslim.scores import scores
 from tests.unit.handmade import (
     PlainNet,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gammaslim.errors import NothingToPruneError, PlanError, ScoreError, TargetError
-from gammaslim.graph import FIXED, SizeAttribute
+from gammaslim.records import FIXED, SizeAttribute
 from gammaslim.select import make_plan, select
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph, widths_of
 

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"graph", "sequences", "selections", "plan", "narrowing"},
+    {"records", "graph", "sequences", "selections", "plan", "narrowing"},
     {"demands", "labels", "classes", "families", "balance", "resolving"},
     {"modules", "calling", "fakes", "sizes", "findings", "sources", "ops"},
     {"attributes", "indexing", "streams", "recording"},

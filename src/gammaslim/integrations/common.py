@@ -13,8 +13,9 @@ from gammaslim.attach import attach
 from gammaslim.attachment import Attachment
 from gammaslim.calling import map_tensors
 from gammaslim.errors import GammaslimError, MissingExtraError, PenaltyError
-from gammaslim.graph import ChannelGraph, Site
+from gammaslim.graph import ChannelGraph
 from gammaslim.penalties import AnyPenalty
+from gammaslim.records import Site
 from gammaslim.tracing import trace
 
 PenaltySource = AnyPenalty | Callable[[int], AnyPenalty]

@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gammaslim.errors import PenaltyError
-from gammaslim.graph import Site
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
+from gammaslim.records import Site
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

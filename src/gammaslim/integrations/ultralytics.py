@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from gammaslim.errors import GammaslimError, GammaslimWarning
-from gammaslim.graph import Site
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
+from gammaslim.records import Site
 
 try:
     from ultralytics.engine.model import Model

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.errors import TargetError
-from gammaslim.graph import BoolArray, ChannelGraph
+from gammaslim.graph import ChannelGraph
 from gammaslim.penalties.budget import Budget
+from gammaslim.records import BoolArray
 from gammaslim.select import select
 
 FloatArray = NDArray[np.float64]

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from gammaslim.costs import CostKind, FloatArray, channel_costs
 from gammaslim.errors import PenaltyError
-from gammaslim.graph import BoolArray, ChannelGraph, IntArray
+from gammaslim.graph import ChannelGraph
 from gammaslim.penalties.banding import banded
 from gammaslim.penalties.base import Scales
 from gammaslim.penalties.budget import Budget
 from gammaslim.plan import Plan
+from gammaslim.records import BoolArray, IntArray
 from gammaslim.select import make_plan
 
 EVERY = 0.01

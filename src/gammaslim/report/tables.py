@@ -11,8 +11,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gammaslim.graph import ChannelGraph, Frozen
-from gammaslim.graph import Group as ChannelGroup
+from gammaslim.graph import ChannelGraph
+from gammaslim.records import Frozen
+from gammaslim.records import Group as ChannelGroup
 from gammaslim.sweeping import Sweep
 
 TEXT_WIDTH = 120

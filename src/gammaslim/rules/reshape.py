@@ -10,10 +10,10 @@ from functools import lru_cache
 import numpy as np
 
 from gammaslim.findings import Grid, TensorLabels
-from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray, Partition, fixed_code
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
+from gammaslim.records import IntArray
 from gammaslim.rules.registry import rule
 from gammaslim.sequences import Repeat, Shuffle
 from gammaslim.sizes import Given, Size

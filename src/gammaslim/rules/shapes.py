@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from gammaslim.findings import Dims
-from gammaslim.graph import IntArray
 from gammaslim.labels import ELASTIC, LabelArray, fixed_code
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
+from gammaslim.records import IntArray
 from gammaslim.rules.registry import rule
 from gammaslim.sequences import Join, Part
 from gammaslim.sizes import Given, Size

@@ -11,10 +11,10 @@ from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
 from gammaslim.errors import RuleError
-from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
+from gammaslim.records import IntArray
 
 _PYTORCH = ("aten", "prim", "prims")
 

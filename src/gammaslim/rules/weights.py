@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from gammaslim.findings import ConvSizes
-from gammaslim.graph import IntArray
 from gammaslim.labels import LabelArray, Partition, fixed_code
 from gammaslim.modules import CONVOLUTION
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
+from gammaslim.records import IntArray
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 from gammaslim.sizes import Size

@@ -1,0 +1,142 @@
+"""The plain records that a channel graph is made of; channels are ids in all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+Site = tuple[str, int]
+
+FIXED = -1
+"""Stands in a channel-id array for an index that can never go (padding, input, kernel size)."""
+
+
+def kept_count(channels: IntArray, keep: BoolArray) -> int:
+    """How many indices of one dimension survive: ``Σ keep[c]``, fixed indices always counted."""
+    return int(np.count_nonzero(kept_mask(channels, keep)))
+
+
+def kept_mask(channels: IntArray, keep: BoolArray) -> BoolArray:
+    """Boolean mask of the surviving indices of one dimension whose channel ids are given."""
+    fixed = channels < 0
+    if keep.size == 0:
+        return np.ones(len(channels), dtype=np.bool_)
+    return fixed | keep[np.where(fixed, 0, channels)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates (for the example batch) and parameters of a network."""
+
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """One convolution or matrix product: ``macs = coefficient · Π_a kept(axes[a])``."""
+
+    operator: str
+    coefficient: int
+    axes: tuple[IntArray, ...]
+
+    def macs(self, keep: BoolArray) -> int:
+        """Multiply-accumulates when only the channels in ``keep`` survive."""
+        total = self.coefficient
+        for axis in self.axes:
+            total *= kept_count(axis, keep)
+        return total
+
+
+@dataclass(frozen=True)
+class SizeAttribute:
+    """A Python number on a module that follows a size: ``value = Σ share · kept(ids) + constant``.
+
+    ``name`` is the dotted path from the root module; ``position`` is the place within a tuple or
+    list (``normalized_shape``) or ``None`` for a plain integer.  ``terms`` holds ``(ids, share)``.
+    """
+
+    name: str
+    terms: tuple[tuple[IntArray, Fraction], ...]
+    constant: Fraction = Fraction(0)
+    position: int | None = None
+
+    @classmethod
+    def counting(cls, name: str, ids: IntArray, position: int | None = None) -> SizeAttribute:
+        """The number that simply counts the channels ``ids``."""
+        return cls(name, ((ids, Fraction(1)),), position=position)
+
+    def value(self, keep: BoolArray) -> int:
+        """The number when only the channels in ``keep`` survive."""
+        return int(sum((s * kept_count(ids, keep) for ids, s in self.terms), self.constant))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Why some channels may not go: the reason, where it arose, and what it costs.
+
+    ``channels`` of which none may go, and how many ``scales``, elements of BatchNorm weights, they
+    hold: many slices that were coupled are one channel.
+    """
+
+    reason: str
+    operator: str
+    module: str
+    source: str
+    channels: int = 0
+    scales: int = 0
+
+    def __str__(self) -> str:
+        """One line for a report."""
+        place = ", ".join(part for part in (self.operator, self.module, self.source) if part)
+        return f"{self.reason} ({place})" if place else self.reason
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The channels that have the same sites; one row of a report."""
+
+    name: str
+    channels: IntArray
+    sites: tuple[Site, ...]
+    scales: tuple[str, ...]
+    prunable: bool
+    exact: bool
+    reason: str = ""
+
+    @property
+    def width(self) -> int:
+        """Number of channels in the group."""
+        return len(self.channels)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """An output that both networks must agree on: the ``call``-th output of a leaf module.
+
+    ``dims`` holds, per dimension, the channel ids of its indices, or ``None``.
+    """
+
+    module: str
+    call: int
+    dims: tuple[IntArray | None, ...]
+
+
+@dataclass(frozen=True)
+class Recount:
+    """An operator that depends on how many channels there are (a mean, LayerNorm statistics).
+
+    The ``call``-th call of ``operator`` in evaluation mode.  The masked reference runs it over
+    the kept channels only.  ``inputs`` and ``outputs`` hold one entry per tensor, each with the
+    channel ids per dimension.
+    """
+
+    operator: str
+    call: int
+    inputs: tuple[tuple[IntArray | None, ...] | None, ...]
+    outputs: tuple[tuple[IntArray | None, ...], ...]
