@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 from gammaslim.attributes import held_sizes
 from gammaslim.demands import Terms, Variable
-from gammaslim.findings import Dims, Findings, RawRecount, Reason, TensorLabels
+from gammaslim.departures import owner
+from gammaslim.findings import Dims, Findings, RawLayer, RawRecount, Reason, TensorLabels
+from gammaslim.flow import Call, Flow, Layer
 from gammaslim.graph import ChannelGraph
+from gammaslim.layers import window_of
 from gammaslim.module_sizes import module_attributes
-from gammaslim.modules import first_paths
+from gammaslim.modules import every_path, first_paths
 from gammaslim.records import (
     FIXED,
     BoolArray,
@@ -99,6 +103,7 @@ def assemble(
     sites = _sites(channels, labels)
     scales = tuple(name for name in findings.scales if (name, 0) in sites)
     selections = _selections(findings, channels, sites, scales)
+    flow = _flow(findings, channels, sites, subject)
     return ChannelGraph(
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         parameters=tuple(
@@ -113,7 +118,7 @@ def assemble(
         groups=tuple(_groups(channels, sites, scales)),
         frozen=tuple(_frozen(channels, sites, scales)),
         work=tuple(
-            Work(w.operator, w.coefficient, tuple(channels.of(a) for a in w.axes))
+            Work(w.operator, w.coefficient, tuple(map(channels.of, w.axes)), flow.around(w.module))
             for w in findings.work
         ),
         attributes=tuple(_attributes(findings, channels, model, sites)),
@@ -123,10 +128,63 @@ def assemble(
         recounts=tuple(_recount(r, channels) for r in findings.recounts),
         arrangement=channels.arrangement,
         selections=selections,
+        flow=flow,
         notes=subject.notes,
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
     )
+
+
+def _ids(raw: RawLayer, channels: Channels) -> IntArray:
+    if raw.labels is None:
+        return np.full(raw.shape[raw.dim], FIXED, dtype=np.int64)
+    return channels.of(raw.labels)
+
+
+def _balanced(channels: Channels, sites: Mapping[Site, IntArray]) -> Iterator[Site]:
+    """The sites of channels of which equal shares must stay."""
+    own = [balance.channels for balance in channels.arrangement.balances]
+    balanced = np.concatenate(own) if own else np.empty(0, dtype=np.int64)
+    return (site for site, ids in sites.items() if len(own) and np.isin(ids, balanced).any())
+
+
+def _flow(
+    findings: Findings, channels: Channels, sites: Mapping[Site, IntArray], subject: Subject
+) -> Flow:
+    """What is made of what.
+
+    Layers that the user keeps, that share a tensor or that must keep equal shares do not leave.
+    """
+    if not findings.followed:
+        return Flow()
+    shared = [name for pair in subject.aliases.items() for name in pair]
+    bound = {owner(name) for name in (*shared, *(name for name, _ in subject.ignored))}
+    bound |= {owner(name) for name, _ in _balanced(channels, sites)}
+    modules = {path: module for module, path in first_paths(subject.model).items()}
+    once = Counter(map(id, (module for _, module in every_path(subject.model))))
+    layers = {
+        path: Layer(
+            _ids(raw, channels),
+            len(raw.shape),
+            raw.dim,
+            window_of(modules[path]),
+        )
+        for path, raw in findings.layers.items()
+        if once[id(modules[path])] == 1 and path not in bound
+    }
+    flow = Flow(
+        values=tuple(
+            tuple(ids for own in dims if len(ids := channels.of(own)) and (ids >= 0).all())
+            for dims in findings.values
+        ),
+        sinks=frozenset(findings.sinks),
+        layers=layers,
+    )
+    calls = (
+        Call(raw.module, flow.around(raw.module), raw.operator, raw.inputs, raw.outputs, raw.random)
+        for raw in findings.calls
+    )
+    return replace(flow, calls=tuple(calls))
 
 
 def _selections(

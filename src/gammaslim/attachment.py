@@ -177,7 +177,13 @@ class Attachment:
             graph: of the cut network.
             keep: which channels of the old graph are left.
         """
-        atlas = Atlas.of(graph, self._layout.atlas.names)
+        names, parameters = self._layout.atlas.names, self._layout.parameters
+        stays = [index for index, name in enumerate(names) if name in graph.shapes]
+        atlas = Atlas.of(graph, [names[index] for index in stays])
+        for part in self._parts:
+            part.mine = tuple(stays.index(i) for i in part.mine if i in stays)
+        if self._copies is not None:
+            self._copies = [self._copies[index] for index in stays]
         weights = None
         if isinstance(self._given, CostWeighted):
             weights = self._given.weights[keep]
@@ -185,7 +191,8 @@ class Attachment:
         if self._settling is not None:
             self._settling.follow(graph, atlas.numbers, keep)
         optimizers = [o for each in self._optimizers if (o := each()) is not None]
-        self._layout = Layout.of(atlas, self._layout.parameters, optimizers, weights)
+        left = [parameters[index] for index in stays]
+        self._layout = Layout.of(atlas, left, optimizers, weights)
         self._graph, self._term = graph, None
 
     def state_dict(self) -> dict[str, Any]:

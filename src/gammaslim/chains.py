@@ -53,7 +53,7 @@ def chain_of(balance: Balance, scores: FloatArray, scored: BoolArray) -> Chain:
     gone = balance.quotas[0] - balance.quotas
     states = (scored[channels] & (ranks < count[runs]) for count in gone)
     pairs = [_step_scores(before, after, known[channels]) for before, after in pairwise(states)]
-    means, largest = np.maximum.accumulate(np.array(pairs)).T
+    means, largest = np.maximum.accumulate(np.array(pairs).reshape(-1, 2)).T
     width = balance.widths[:, 0]
     shares = 1 - (width[:-1] + width[1:]) / (2 * width[0])
     return Chain(channels, runs, ranks, means, largest, shares, gone, balance.widths)

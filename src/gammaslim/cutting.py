@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.calling import describe
+from gammaslim.constants import set_value, uniform_value
 from gammaslim.errors import TraceError, VerificationError
 from gammaslim.graph import ChannelGraph
 from gammaslim.modules import named_tensors, on_meta
@@ -55,12 +57,13 @@ def cut(
     named = cuts_by_tensor(plan)
     shapes = {p: p.shape for name, p in model.named_parameters() if name in named}
     meta = on_meta(named_tensors(model))
+    task = _Task(model, graph, plan, keep, optimizers)
     if meta or not verify:
-        undo = apply_plan(model, plan, optimizers)
+        undo = task.apply({} if meta else task.constants())
         why = "weights are on the meta device" if meta else "verify=False"
         proof = Proof(float("nan"), f"Cut, not verified: {why}", undo)
     else:
-        verdict, undo = _cut_and_judge(model, graph, plan, keep, optimizers)
+        verdict, undo = _cut_and_judge(task)
         if not verdict.holds:
             raise VerificationError(
                 f"The cut network does not compute what the masked one computes: {verdict.message}."
@@ -73,30 +76,60 @@ def cut(
     return proof
 
 
-def _cut_and_judge(
-    model: nn.Module,
-    graph: ChannelGraph,
-    plan: Plan,
-    keep: BoolArray,
-    optimizers: Sequence[Optimizer],
-) -> tuple[Verdict, Undo]:
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is to be cut, and how."""
+
+    model: nn.Module
+    graph: ChannelGraph
+    plan: Plan
+    keep: BoolArray
+    optimizers: Sequence[Optimizer]
+
+    @cached_property
+    def masked(self) -> dict[str, Tensor]:
+        """The tensors of the masked network that are not those of the network."""
+        return masked_state(self.model, self.graph, self.keep)
+
+    @cached_property
+    def expected(self) -> Evidence:
+        """What the masked network gives."""
+        try:
+            return reference(self.model, self.graph, self.keep, self.masked)
+        except Exception as error:  # any failure of the user's own code
+            example = describe(self.graph.example_inputs)
+            raise TraceError(
+                f"The network fails on the example inputs {example} before any cut; its own error "
+                f"is {type(error).__name__}: {error}. Trace it again with inputs that it accepts, "
+                "or pass verify=False."
+            ) from error
+
+    def constants(self) -> dict[str, Tensor]:
+        """What layers that leave give in the masked network, per channel that is left."""
+        return {
+            path: uniform_value(path, outputs, remnant.dim)
+            for path, remnant in self.plan.remnants.items()
+            if remnant.told and (outputs := self.expected.of(path))  # none where nobody reads it
+        }
+
+    def apply(self, constants: Mapping[str, Tensor]) -> Undo:
+        """Cut, and put constants in the places of layers that leave."""
+        undo = apply_plan(self.model, self.plan, self.optimizers)
+        undo.steps += [set_value(self.model, path, value) for path, value in constants.items()]
+        return undo
+
+
+def _cut_and_judge(task: _Task) -> tuple[Verdict, Undo]:
     """Cut and compare; the cut stays only if the law holds.
 
     Where a fixed tolerance is exceeded, what rounding alone does to the masked network is measured,
     in float64 if possible, and the comparison is made once more.
     """
-    masked = masked_state(model, plan)
-    try:
-        expected = reference(model, graph, keep, masked)
-    except Exception as error:  # any failure of the user's own code
-        raise TraceError(
-            f"The network fails on the example inputs {describe(graph.example_inputs)} before any "
-            f"cut; its own error is {type(error).__name__}: {error}. Trace it again with inputs "
-            "that it accepts, or pass verify=False."
-        ) from error
+    model, graph, expected = task.model, task.graph, task.expected
+    constants = task.constants()
     noise: Noise | None = None
     while True:
-        undo = apply_plan(model, plan, optimizers)
+        undo = task.apply(constants)
         try:
             verdict = _verdict(model, graph, expected, noise)
         except BaseException:
@@ -107,7 +140,7 @@ def _cut_and_judge(
         undo()
         if noise or not np.isfinite(verdict.drift):
             return verdict, undo
-        expected, noise = rounding(model, graph, keep, masked)
+        expected, noise = rounding(model, graph, task.keep, task.masked)
 
 
 def _verdict(

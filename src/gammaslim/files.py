@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from gammaslim.departures import owner
 from gammaslim.errors import FileFormatError, PlanError
 from gammaslim.folding import add_bias, biases_added
 from gammaslim.modules import named_aliases, named_tensors, on_meta, unwrap
@@ -145,11 +146,15 @@ def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
     aliases = named_aliases(state)
     expected = {n: tuple(t.shape) for n, t in state.items() if n not in aliases}
     present = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    remnants = contents.plan.remnants
+    expected = {n: shape for n, shape in expected.items() if owner(n) not in remnants}
+    values = {f"{path}.value": (own.width,) for path, own in remnants.items() if own.told}
     for (name, dim), size in contents.plan.sizes.items():
-        shape = present.get(name, ())
+        shape = {**present, **values}.get(name, ())
         if len(shape) <= dim or shape[dim] != size:
-            found = list(shape) if name in present else "no such tensor"
+            found = list(shape) if shape else "no such tensor"
             raise _mismatch(path, f"dimension {dim} of {name!r} had size {size}; here: {found}")
+    expected |= values
     for name, cuts in cuts_by_tensor(contents.plan).items():
         if name in expected:
             expected[name] = tuple(
@@ -169,7 +174,7 @@ def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
 
 def _check_modules(model: nn.Module, plan: Plan, file: object) -> None:
     """What the plan sets on modules besides their tensors must exist."""
-    for path in (*plan.attributes, *plan.inputs):
+    for path in (*plan.attributes, *plan.inputs, *plan.remnants):
         owner, _, name = path.rpartition(".")
         try:
             getattr(model.get_submodule(owner), name)

@@ -74,6 +74,7 @@ class RawWork:
     operator: str
     coefficient: int
     axes: tuple[IntArray, ...]
+    module: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,26 @@ class RawSelection:
     places: IntArray
 
 
+@dataclass(frozen=True)
+class RawCall:
+    """One operator and the module it runs in: see :class:`gammaslim.flow.Call`."""
+
+    module: str
+    operator: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    random: bool
+
+
+@dataclass(frozen=True)
+class RawLayer:
+    """What a layer that may leave gives, and the labels of dimension ``dim``."""
+
+    labels: LabelArray
+    shape: tuple[int, ...]
+    dim: int
+
+
 @dataclass
 class Findings:
     """What the runs of one network, in evaluation and in training mode, have said so far."""
@@ -131,6 +152,12 @@ class Findings:
         default_factory=list[tuple[list[IntArray], list[IntArray]]]
     )
     """Where inputs are to be selected: what each operator takes in, and what it gives out."""
+    calls: list[RawCall] = field(default_factory=list[RawCall])
+    values: list[list[IntArray]] = field(default_factory=lambda: [[]])
+    sinks: set[int] = field(default_factory=set[int])
+    layers: dict[str, RawLayer] = field(default_factory=dict[str, RawLayer])
+    followed: bool = True
+    """Whether all data stayed in sight: else no layer's work is known to be for nothing."""
     reached: set[str] = field(default_factory=set[str])
     notes: list[str] = field(default_factory=list[str])
 

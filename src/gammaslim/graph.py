@@ -7,14 +7,16 @@ masks) is arithmetic on those arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gammaslim.departures import Departures, departures, followed, owner
 from gammaslim.errors import PlanError
+from gammaslim.flow import Flow
 from gammaslim.records import (
     BoolArray,
     Cost,
@@ -44,7 +46,8 @@ class ChannelGraph:
     maps a second name of a shared tensor to its first.  Per channel, ``prunable`` says whether it
     may go and ``exact`` whether no operator depends on how many such channels there are.
     ``arrangement`` says which layers must keep equal shares, and where a channel stands after that;
-    ``selections`` which BatchNorms read some channels of a stream.
+    ``selections`` which BatchNorms read some channels of a stream; ``flow`` what is made of what,
+    and so which layers leave when a group loses all its channels.
     ``traced_in_training``: training mode was traced by itself, because the network's own code asks
     for the mode and it could be run there.
     """
@@ -65,6 +68,7 @@ class ChannelGraph:
     recounts: tuple[Recount, ...] = ()
     arrangement: Arrangement = field(default_factory=Arrangement)
     selections: InputSelections = field(default_factory=InputSelections)
+    flow: Flow = field(default_factory=Flow)
     notes: tuple[str, ...] = ()
     traced_in_training: bool = True
     example_inputs: Any = field(default=None, repr=False)
@@ -102,13 +106,16 @@ class ChannelGraph:
 
     def cost_of(self, keep: BoolArray) -> Cost:
         """Cost when exactly the channels in the boolean mask ``keep`` survive."""
-        macs = sum(work.macs(keep) for work in self.work)
+        leaving = self.departures(keep)
+        macs = sum(w.macs(leaving.shape) for w in self.work if w.layer not in leaving.remnants)
         params = 0
         for name in self.parameters:
+            if name in leaving.tensors:
+                continue
             size = 1
             for dim, length in enumerate(self.shapes[name]):
                 ids = self.sites.get((name, dim))
-                size *= length if ids is None else kept_count(ids, keep)
+                size *= length if ids is None else kept_count(ids, leaving.shape)
             params += size
         return Cost(macs, params)
 
@@ -120,6 +127,9 @@ class ChannelGraph:
                 channel, removes some slices of a channel and keeps others, or unbalances shares.
         """
         keep = np.ones(self.num_channels, dtype=np.bool_)
+        for group in self.groups if plan.remnants else ():
+            if all(owner(name) in plan.remnants for name, _ in group.sites):
+                keep[group.channels] = False
         for site, kept in plan.kept.items():
             ids = self._site_of_plan(site, plan.sizes[site])
             gone = np.ones(len(ids), dtype=np.bool_)
@@ -134,14 +144,42 @@ class ChannelGraph:
         self.check_cut(keep)
         self._check_orders(plan, keep)
         self._check_inputs(plan, keep)
+        if self.departures(keep).remnants != dict(plan.remnants):
+            raise PlanError(
+                "The plan lets other layers leave than those that serve nothing in this graph "
+                "without the channels that go. Select a plan from this graph."
+            )
         return keep
+
+    def departures(self, keep: BoolArray) -> Departures:
+        """The layers that leave, as wholes, when exactly the channels in ``keep`` stay."""
+        return departures(self, keep)
+
+    def held_outside(self, tensors: Collection[str]) -> BoolArray:
+        """The channels that some tensor holds which is not among these."""
+        held = np.zeros(self.num_channels, dtype=np.bool_)
+        for group in self.groups:
+            held[group.channels] = any(name not in tensors for name, _ in group.sites)
+        return held
+
+    def settled(self, keep: BoolArray) -> BoolArray:
+        """``keep`` without what then serves nothing: channels that nobody reads, or makes.
+
+        Of every group of a stream that stays one channel, read or not.
+        """
+        keep = followed(self, keep)
+        left = self.selections.settled(keep)
+        for group in self.groups if left is not keep else ():
+            if keep[group.channels].any() and not left[group.channels].any():
+                left[group.channels[np.argmax(keep[group.channels])]] = True
+        return left
 
     def survivors(self, keep: BoolArray) -> Callable[[IntArray], IntArray]:
         """A function from one dimension's channel ids to its surviving indices.
 
         They come in the order in which the cut network has them: sorted, unless shuffled.
         """
-        sequences = self.arrangement.survivors(keep)
+        sequences = self.arrangement.survivors(keep) if self.arrangement.steps else {}
 
         def indices(ids: IntArray) -> IntArray:
             kept = np.flatnonzero(kept_mask(ids, keep)).astype(np.int64)
@@ -160,15 +198,23 @@ class ChannelGraph:
 
     def kept_inputs(self, keep: BoolArray) -> dict[str, IntArray]:
         """For every BatchNorm that has to read other indices of its input than so far: which."""
-        return self.selections.indices(self.survivors(keep)) if self.selections.each else {}
+        found = self.selections.indices(self.survivors(keep)) if self.selections.each else {}
+        leaving = self.departures(keep).remnants if found else {}
+        return {module: places for module, places in found.items() if module not in leaving}
 
     def check_cut(self, keep: BoolArray) -> None:
-        """Refuse what layers that share a shuffle, or read a stream, cannot be cut to.
+        """Refuse what layers that share a shuffle, read a stream, or stay, cannot be cut to.
 
         Raises:
             PlanError: one of them would keep more of some channels, another fewer, than their
-                parts need to stay equal, or a BatchNorm would read a channel that goes.
+                parts need to stay equal; a BatchNorm would read a channel that goes; or a group
+                would lose all its channels that cannot do without.
         """
+        if stuck := self.departures(keep).stuck:
+            raise PlanError(
+                f"The group {stuck[0].name!r} would lose all its channels, but layers that stay "
+                "need one of them, or nothing would depend on the input any more. Keep one."
+            )
         for selection in self.selections.each:
             if not selection.allows(keep):
                 raise PlanError(
@@ -186,8 +232,10 @@ class ChannelGraph:
 
     def kept_sites(self, keep: BoolArray) -> dict[Site, IntArray]:
         """Sorted kept indices of every site that shrinks when only ``keep`` survives."""
-        kept = {}
+        kept, leaving = {}, self.departures(keep).tensors
         for site, ids in self.sites.items():
+            if site[0] in leaving:
+                continue
             mask = kept_mask(ids, keep)
             if not mask.all():
                 kept[site] = np.flatnonzero(mask).astype(np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gammaslim.chains import Chain
 from gammaslim.errors import TargetError
-from gammaslim.records import IntArray
+from gammaslim.records import BoolArray, IntArray
 
 
 def check_share(name: str, value: float) -> None:
@@ -34,13 +34,20 @@ class Limits:
         """Refuse limits that make no sense."""
         for name in ("round_to", "min_channels"):
             value: Any = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise TargetError(f"{name}={value!r} was asked; it must be an integer, 1 or more.")
+            least = 1 if name == "round_to" else 0
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise TargetError(
+                    f"{name}={value!r} was asked; it must be an integer, {least} or more."
+                )
         check_share("max_remove", self.max_remove)
 
-    def most(self, widths: IntArray, candidates: IntArray) -> IntArray:
-        """How many of each group's ``candidates`` may go at most; all arrays are per group."""
-        floor = np.maximum(self._floor(widths), widths - candidates)
+    def most(self, widths: IntArray, candidates: IntArray, empty: BoolArray) -> IntArray:
+        """How many of each group's ``candidates`` may go at most; all arrays are per group.
+
+        ``empty``: whether all of them may.
+        """
+        least = np.where(empty, 0, 1)
+        floor = np.maximum(np.maximum(self._floor(widths), least), widths - candidates)
         rounded = -(-floor // self.round_to) * self.round_to
         return widths - np.minimum(rounded, widths)
 
@@ -56,7 +63,9 @@ class Limits:
     def stops(self, chain: Chain) -> IntArray:
         """After which numbers of steps of a chain every layer in it has a width that is allowed."""
         full = chain.widths[0]
-        good = (chain.widths >= self._floor(full)) & (chain.widths % self.round_to == 0)
+        good = (chain.widths >= np.maximum(self._floor(full), 1)) & (
+            chain.widths % self.round_to == 0
+        )
         return np.flatnonzero((good | (chain.widths == full)).all(axis=1)).astype(np.int64)
 
     def _floor(self, widths: IntArray) -> IntArray:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from gammaslim.departures import Departures
+from gammaslim.flow import Flow
 from gammaslim.graph import ChannelGraph
-from gammaslim.records import BoolArray, Group, IntArray, Recount, Site
+from gammaslim.records import (
+    FIXED,
+    BoolArray,
+    Group,
+    IntArray,
+    Recount,
+    Site,
+    SizeAttribute,
+    Witness,
+    Work,
+    kept_count,
+    kept_mask,
+)
 from gammaslim.sequences import Arrangement, Balance
 
 Map = Callable[[IntArray], IntArray]
@@ -25,62 +39,141 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
         graph: of the network before the cut.
         keep: one boolean per channel, as from :meth:`ChannelGraph.keep_mask`.
     """
-    number = np.cumsum(keep, dtype=np.int64) - 1
-    survivors = graph.survivors(keep)
-
-    def renumbered(ids: IntArray) -> IntArray:
-        return np.where(ids < 0, ids, number[ids])
-
-    def left(ids: IntArray) -> IntArray:
-        return renumbered(ids[survivors(ids)])
-
-    def some(ids: IntArray) -> IntArray:
-        return renumbered(ids[(ids < 0) | keep[ids]])
-
-    def every(dims: Dims) -> Dims:
-        return tuple(None if ids is None else left(ids) for ids in dims)
-
-    sites = {site: left(ids) for site, ids in graph.sites.items()}
+    now, leaving = _Now(graph, keep), graph.departures(keep)
+    sites = {s: now.left(ids) for s, ids in graph.sites.items() if s[0] not in leaving.tensors}
+    sites |= _values(graph, leaving, now.left)
+    stays = leaving.stays
     return replace(
         graph,
-        shapes=_shapes(graph, sites),
+        shapes=_shapes(graph, sites, leaving),
+        parameters=tuple(filter(stays, graph.parameters)),
         sites=sites,
+        scales=tuple(filter(stays, graph.scales)),
+        shifts={scale: shift for scale, shift in graph.shifts.items() if stays(scale)},
         prunable=graph.prunable[keep],
         exact=graph.exact[keep],
-        groups=tuple(_groups(graph, some)),
-        work=tuple(replace(work, axes=tuple(map(some, work.axes))) for work in graph.work),
+        groups=tuple(_groups(graph, now.some, sites)),
+        work=tuple(_work(graph, leaving, now.some)),
         attributes=tuple(
-            replace(each, terms=tuple((some(ids), share) for ids, share in each.terms))
+            _attribute(each, keep, leaving.shape, now.some)
             for each in graph.attributes
+            if stays(each.name)
         ),
-        witnesses=tuple(replace(each, dims=every(each.dims)) for each in graph.witnesses),
-        recounts=tuple(_recount(each, every) for each in graph.recounts),
-        arrangement=_arranged(graph.arrangement, keep, some),
-        selections=graph.selections.left(survivors, renumbered),
+        witnesses=tuple(replace(w, dims=now.every(w.dims)) for w in _witnesses(graph, leaving)),
+        recounts=tuple(_recount(each, now.every, graph.flow, leaving) for each in graph.recounts),
+        arrangement=_arranged(graph.arrangement, keep, now.some),
+        selections=graph.selections.without(leaving.remnants).left(now.survivors, now.renumbered),
+        flow=graph.flow.left(frozenset(leaving.remnants), now.left),
     )
 
 
-def _shapes(graph: ChannelGraph, sites: Mapping[Site, IntArray]) -> dict[str, tuple[int, ...]]:
+class _Now:
+    """What becomes of arrays of channel ids."""
+
+    def __init__(self, graph: ChannelGraph, keep: BoolArray) -> None:
+        """When only the channels in ``keep`` are left."""
+        self._keep, self._number = keep, np.cumsum(keep, dtype=np.int64) - 1
+        self.survivors = graph.survivors(keep)
+
+    def renumbered(self, ids: IntArray) -> IntArray:
+        """The new ids of channels that are all left."""
+        return np.where(ids < 0, ids, self._number[ids])
+
+    def left(self, ids: IntArray) -> IntArray:
+        """What is left of a dimension, in the order of the cut network."""
+        return self.renumbered(ids[self.survivors(ids)])
+
+    def some(self, ids: IntArray) -> IntArray:
+        """What is left, where the order does not matter."""
+        return self.renumbered(ids[kept_mask(ids, self._keep)])
+
+    def every(self, dims: Dims) -> Dims:
+        """Of a dimension that is empty, one place may be left, which is nobody's."""
+        found = (None if ids is None else self.left(ids) for ids in dims)
+        return tuple(None if ids is None or not len(ids) else ids for ids in found)
+
+
+def _work(graph: ChannelGraph, leaving: Departures, some: Map) -> Iterator[Work]:
+    """The work of layers that stay; an axis of which nothing is left still has its places."""
+
+    def axis(ids: IntArray) -> IntArray:
+        found = some(ids)
+        if len(found) or not len(ids):
+            return found
+        return np.full(kept_count(ids, leaving.shape), FIXED, dtype=np.int64)
+
+    for work in graph.work:
+        if work.layer not in leaving.remnants:
+            yield replace(work, axes=tuple(map(axis, work.axes)))
+
+
+def _witnesses(graph: ChannelGraph, leaving: Departures) -> Iterator[Witness]:
+    """Those of what stays, and one for each constant that somebody reads."""
+    for witness in graph.witnesses:
+        if graph.flow.around(witness.module) not in leaving.remnants:
+            yield witness
+    for path, remnant in leaving.remnants.items():
+        if remnant.told:
+            yield Witness(path, 0, graph.flow.layers[path].dims)
+
+
+def _values(graph: ChannelGraph, leaving: Departures, left: Map) -> dict[Site, IntArray]:
+    """The channels of the constants that take the places of layers."""
+    told = {path: remnant for path, remnant in leaving.remnants.items() if remnant.told}
+    values = {(f"{path}.value", 0): left(graph.flow.layers[path].channels) for path in told}
+    return {site: ids for site, ids in values.items() if len(ids) and (ids >= 0).any()}
+
+
+def _shapes(
+    graph: ChannelGraph, sites: Mapping[Site, IntArray], leaving: Departures
+) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor; a second name of a shared one has the sites of the first."""
 
     def size(name: str, dim: int, before: int) -> int:
         ids = sites.get((graph.aliases.get(name, name), dim))
         return before if ids is None else len(ids)
 
-    return {
+    shapes = {
         name: tuple(size(name, dim, before) for dim, before in enumerate(shape))
         for name, shape in graph.shapes.items()
+        if name not in leaving.tensors
     }
+    remnants = leaving.remnants.items()
+    return shapes | {f"{path}.value": (own.width,) for path, own in remnants if own.told}
 
 
-def _recount(recount: Recount, every: Callable[[Dims], Dims]) -> Recount:
+def _attribute(
+    attribute: SizeAttribute, keep: BoolArray, shape: BoolArray, some: Map
+) -> SizeAttribute:
+    """The number of the cut network, which counts one place where no channel is left."""
+    spare = attribute.value(shape) - attribute.value(keep) if shape is not keep else 0
+    terms = tuple((some(ids), share) for ids, share in attribute.terms)
+    return replace(attribute, terms=terms, constant=attribute.constant + spare)
+
+
+def _recount(
+    recount: Recount, every: Callable[[Dims], Dims], flow: Flow, leaving: Departures
+) -> Recount:
+    """The same operator, which layers that leave do not call any more."""
     inputs = tuple(None if dims is None else every(dims) for dims in recount.inputs)
-    return replace(recount, inputs=inputs, outputs=tuple(map(every, recount.outputs)))
+    call = recount.call
+    if leaving.remnants:
+        same = [c.layer for c in flow.calls if c.operator == recount.operator]
+        call -= sum(layer in leaving.remnants for layer in same[:call])
+    return replace(recount, call=call, inputs=inputs, outputs=tuple(map(every, recount.outputs)))
 
 
-def _groups(graph: ChannelGraph, some: Map) -> list[Group]:
+def _groups(graph: ChannelGraph, some: Map, sites: Mapping[Site, IntArray]) -> list[Group]:
     groups = (replace(group, channels=some(group.channels)) for group in graph.groups)
-    return [group for group in groups if group.width]
+    left = [group for group in groups if group.width]
+    return left if sites.keys() == graph.sites.keys() else [_housed(g, sites) for g in left]
+
+
+def _housed(group: Group, sites: Mapping[Site, IntArray]) -> Group:
+    """A group some of whose tensors have left: what is left of its sites."""
+    own = tuple(site for site, ids in sites.items() if group.channels[0] in ids)
+    names = {name for name, _ in own}
+    return replace(group, sites=own, scales=tuple(n for n in group.scales if n in names))
 
 
 def _arranged(arrangement: Arrangement, keep: BoolArray, some: Map) -> Arrangement:

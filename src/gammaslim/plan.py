@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from operator import index
 from typing import Any
 
 import numpy as np
 
+from gammaslim.departures import owner
 from gammaslim.errors import PlanError
+from gammaslim.flow import Remnant
 from gammaslim.records import IntArray, Site
 from gammaslim.sequences import unsorted
 
 VERSION = 3
 READABLE = (1, 2, 3)
-"""Version 1 knew no orders, version 2 no inputs."""
+"""Version 1 knew no orders, version 2 neither inputs nor remnants."""
 
 AttributeValue = int | tuple[int, ...]
 
@@ -30,7 +32,9 @@ class Plan:
     ``orders`` lists the sites behind a channel shuffle whose kept slices must stand in another
     order than sorted: slice ``i`` of the cut tensor is ``kept[orders[i]]`` of the uncut one.
     ``inputs`` lists the BatchNorms, by path, that read only some channels of what they are given
-    (``trace(..., select_inputs=True)``): which indices of it, after the cut.
+    (``trace(..., select_inputs=True)``): which indices of it, after the cut.  ``remnants`` lists
+    the layers, by path, that leave the network, and what takes their places; nothing else of them
+    is in the plan.
     """
 
     kept: Mapping[Site, IntArray]
@@ -38,6 +42,7 @@ class Plan:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])
     orders: Mapping[Site, IntArray] = field(default_factory=dict[Site, IntArray])
     inputs: Mapping[str, IntArray] = field(default_factory=dict[str, IntArray])
+    remnants: Mapping[str, Remnant] = field(default_factory=dict[str, Remnant])
 
     def __post_init__(self) -> None:
         """Refuse records that no cut could follow."""
@@ -63,6 +68,7 @@ class Plan:
             dict(self.sizes) == dict(other.sizes)
             and dict(self.attributes) == dict(other.attributes)
             and set(self.orders) == set(other.orders)
+            and dict(self.remnants) == dict(other.remnants)
             and set(self.inputs) == set(other.inputs)
             and all(np.array_equal(self.indices(s), other.indices(s)) for s in self.kept)
             and all(np.array_equal(own, other.inputs[m]) for m, own in self.inputs.items())
@@ -73,15 +79,17 @@ class Plan:
     def __repr__(self) -> str:
         """A one-line summary."""
         gone = sum(self.sizes[site] - len(kept) for site, kept in self.kept.items())
-        return f"Plan({len(self.kept)} sites shrink, {gone} slices go)"
+        left = f", {len(self.remnants)} layers leave" if self.remnants else ""
+        return f"Plan({len(self.kept)} sites shrink, {gone} slices go{left})"
 
     def then(self, later: Plan) -> Plan:
         """The single plan that does this one first and ``later`` on its result.
 
         ``later``'s indices count within what this plan keeps; the result counts in the original.
         """
-        stays = {site: self.indices(site) for site in self.kept}
-        sizes = {**later.sizes, **self.sizes}
+        mine = self.without(later.remnants)
+        stays = {site: mine.indices(site) for site in mine.kept}
+        sizes = {**later.sizes, **mine.sizes}
         for site in later.kept:
             indices = later.indices(site)
             earlier = stays.get(site)
@@ -91,8 +99,30 @@ class Plan:
                     f"of {site[0]!r}; the earlier one leaves {len(earlier)}."
                 )
             stays[site] = indices if earlier is None else earlier[indices]
-        attributes = {**self.attributes, **later.attributes}
-        return arranged_plan(stays, sizes, attributes, {**self.inputs, **later.inputs})
+        whole = arranged_plan(stays, sizes)
+        return replace(
+            whole,
+            attributes={**mine.attributes, **later.attributes},
+            inputs={**mine.inputs, **later.inputs},
+            remnants={**mine.remnants, **later.remnants},
+        )
+
+    def without(self, layers: Collection[str]) -> Plan:
+        """The plan less all that it says of these layers, by path."""
+        if not layers:
+            return self
+
+        def stays(name: str) -> bool:
+            return owner(name) not in layers
+
+        return Plan(
+            {site: own for site, own in self.kept.items() if stays(site[0])},
+            {site: size for site, size in self.sizes.items() if stays(site[0])},
+            {name: value for name, value in self.attributes.items() if stays(name)},
+            {site: own for site, own in self.orders.items() if stays(site[0])},
+            {path: own for path, own in self.inputs.items() if path not in layers},
+            {path: own for path, own in self.remnants.items() if path not in layers},
+        )
 
     def to_json(self) -> str:
         """The plan as JSON text; :meth:`from_json` reads it back."""
@@ -111,6 +141,7 @@ class Plan:
             "sites": sites,
             "attributes": dict(self.attributes),
             "inputs": {module: places.tolist() for module, places in sorted(self.inputs.items())},
+            "remnants": {path: asdict(own) for path, own in sorted(self.remnants.items())},
         }
         return json.dumps(record, separators=(",", ":"))
 
@@ -156,7 +187,15 @@ def _from_record(record: dict[str, Any]) -> Plan:
         for name, value in record["attributes"].items()
     }
     inputs = {str(m): _integers(own) for m, own in record.get("inputs", {}).items()}
-    return Plan(kept, sizes, attributes, orders, inputs)
+    remnants = {str(p): _remnant(own) for p, own in record.get("remnants", {}).items()}
+    return Plan(kept, sizes, attributes, orders, inputs, remnants)
+
+
+def _remnant(entry: dict[str, Any]) -> Remnant:
+    window = entry["window"]
+    if window is not None:
+        window = tuple((index(e), index(s), index(p)) for e, s, p in window)
+    return Remnant(index(entry["width"]), bool(entry["told"]), index(entry["dim"]), window)
 
 
 def _integers(values: list[Any]) -> IntArray:
@@ -166,17 +205,13 @@ def _integers(values: list[Any]) -> IntArray:
 def arranged_plan(
     stays: Mapping[Site, IntArray],
     sizes: Mapping[Site, int],
-    attributes: Mapping[str, AttributeValue],
-    inputs: Mapping[str, IntArray],
 ) -> Plan:
     """The plan of which ``stays`` holds the kept indices, in the order of the cut tensors."""
     orders = {site: unsorted(indices) for site, indices in stays.items()}
     return Plan(
         {site: np.sort(indices) for site, indices in stays.items()},
         sizes,
-        attributes,
-        {site: order for site, order in orders.items() if order is not None},
-        inputs,
+        orders={site: order for site, order in orders.items() if order is not None},
     )
 
 

@@ -21,6 +21,7 @@ from gammaslim.narrowing import narrowed
 from gammaslim.plan import Plan
 from gammaslim.reading import Reading, has_constants, network_outputs, observe
 from gammaslim.records import BoolArray, Cost, IntArray
+from gammaslim.remaining import contributions, settle
 from gammaslim.select import changed_attributes
 from gammaslim.surgery import check_optimizer
 from gammaslim.verify import drift_between
@@ -181,8 +182,10 @@ class _Cut:
         if not folds or not (data or has_constants(model, graph, self._keep)):
             self._cut(optimizers, verify=verify)
             return
-        batches = [graph.example_inputs] if data is None else data.batches("measuring means")
-        readings, skipped = observe(model, graph, self._keep, batches)
+        readings, skipped = observe(model, graph, self._keep, _batches(graph, data, "means"))
+        values = contributions(
+            model, graph, self._keep, _batches(graph, data, "branches"), means=data is not None
+        )
         weights = {r.module: _weight(r).detach().clone() for r in readings}
         expected = network_outputs(model, graph.example_inputs)
         self._cut(optimizers, verify=verify)
@@ -195,7 +198,7 @@ class _Cut:
             weights=weights,
             skipped=skipped,
         )
-        self._undo += self._folded.undo
+        self._undo += [*self._folded.undo, *settle(model, values)]
         if data is not None:
             self._undo.append(reestimate(model, data.batches("estimating BatchNorm statistics")))
         after = _difference(expected, network_outputs(model, graph.example_inputs))
@@ -222,10 +225,11 @@ class _Cut:
         """What happened, for the user."""
         assert self._proof is not None  # noqa: S101 -- run has been called
         before, after = self._graph.cost(), self._graph.cost_of(self._keep)
+        left = f", {len(self._plan.remnants)} layers left" if self._plan.remnants else ""
         folded = f"; {self._folded}" if self._folded.inputs else ""
         message = (
             f"{self._proof.message}, MACs {before.macs:,} -> {after.macs:,}, parameters "
-            f"{before.params:,} -> {after.params:,}{folded}."
+            f"{before.params:,} -> {after.params:,}{left}{folded}."
         )
         return Outcome(
             self._proof.drift, before, after, self._plan, message,
@@ -244,6 +248,10 @@ class _Cut:
         if ids is None:
             return np.arange(_weight(reading).shape[0])
         return self._graph.survivors(self._keep)(ids)
+
+
+def _batches(graph: ChannelGraph, data: Calibration | None, what: str) -> Iterable[Any]:
+    return [graph.example_inputs] if data is None else data.batches(f"measuring {what}")
 
 
 def _same_biases(done: Sequence[_Cut]) -> None:

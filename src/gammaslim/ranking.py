@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -10,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.chains import Chain, chain_of
+from gammaslim.departures import may_be_empty
 from gammaslim.errors import NothingToPruneError, ScoreError
 from gammaslim.graph import ChannelGraph
 from gammaslim.limits import Limits
 from gammaslim.records import BoolArray, IntArray
-from gammaslim.selections import InputSelections
 
 FloatArray = NDArray[np.float64]
 Scope = Literal["global", "group"]
@@ -30,8 +32,8 @@ class Ranking:
     ``chains`` count as further groups, numbered from ``plain`` on, and the steps between two of
     their ``stops`` as blocks.  ``coarse``: blocks may be of several channels (``round_to``).  Per
     block, of all groups together in the order in which they go: the group ``asked``, and in
-    ``scores`` what a threshold must reach.  ``selections`` let channels
-    of a stream go along that nobody reads any more.
+    ``scores`` what a threshold must reach.  ``finish`` makes a keep
+    mask whole: what serves nothing any more goes along.
     """
 
     channels: IntArray
@@ -44,7 +46,7 @@ class Ranking:
     scores: FloatArray
     num_channels: int
     coarse: bool
-    selections: InputSelections
+    finish: Callable[[BoolArray], BoolArray]
 
     def __len__(self) -> int:
         """How many blocks may go in all."""
@@ -64,7 +66,7 @@ class Ranking:
         keep[self.channels[self.blocks < wanted[self.groups]]] = False
         for chain, stops, blocks in zip(self.chains, self.stops, wanted[self.plain :], strict=True):
             keep[chain.removed(int(stops[blocks]))] = False
-        return self.selections.settled(keep)
+        return self.finish(keep)
 
 
 def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) -> Ranking:
@@ -100,8 +102,24 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
         scores=largest[order],
         num_channels=graph.num_channels,
         coarse=limits.round_to > 1,
-        selections=graph.selections,
+        finish=partial(_finished, graph, values, limits.round_to),
     )
+
+
+def _finished(graph: ChannelGraph, values: FloatArray, block: int, keep: BoolArray) -> BoolArray:
+    """``keep`` without what serves nothing; groups that cannot all do without channels get some.
+
+    Two branches of which one may go do not both go: the one with the higher score comes back.
+    """
+    keep = keep.copy()
+    while True:
+        whole = graph.settled(keep)
+        stuck = [g for g in graph.departures(whole).stuck if graph.scored[g.channels].any()]
+        if not stuck:
+            return whole
+        known = [g.channels[graph.scored[g.channels]] for g in stuck]
+        best = max(known, key=lambda ids: float(values[ids].max()))
+        keep[best[np.argsort(values[best], kind="stable")[-block:]]] = True
 
 
 _Blocks = tuple[NDArray[np.int64], FloatArray, FloatArray, FloatArray]
@@ -114,12 +132,13 @@ def _single(
     """Channels that may go one by one: their ids, groups and blocks, and those blocks."""
     channels, groups = _candidates(graph)
     widths = np.array([group.width for group in graph.groups], dtype=np.int64)
+    empty = np.zeros(len(widths), dtype=np.bool_) if limits.min_channels else may_be_empty(graph)
     counts = np.bincount(groups, minlength=len(widths)).astype(np.int64)
     # Places within each group: sort by (group, score, id), count from each group's start.
     inner = np.lexsort((channels, values[channels], groups))
     channels, groups = channels[inner], groups[inner]
     places = np.arange(len(channels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    may = places < limits.most(widths, counts)[groups]
+    may = places < limits.most(widths, counts, empty)[groups]
     channels, groups, places = channels[may], groups[may], places[may]
     blocks = limits.block(places, widths[groups])
     new = np.ones(len(channels), dtype=np.bool_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from gammaslim.calling import call_arguments, copied, output_tensors
 from gammaslim.errors import CalibrationError
 from gammaslim.graph import ChannelGraph
+from gammaslim.layers import is_plain
 from gammaslim.modules import (
     NORM_BASE,
     first_paths,
@@ -26,8 +27,6 @@ from gammaslim.records import BoolArray, IntArray, kept_mask
 
 CONSTANT = 1e-6
 """A channel is a constant if it varies by less than this, relative to its largest magnitude."""
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass
@@ -98,16 +97,34 @@ def observe(
             readings[module].look(args[0])
 
     with _hooked([m.register_forward_pre_hook(look) for m in readings]):
-        for batch in batches:
-            try:
-                _run(model, batch, contextlib.nullcontext())
-            except Exception as error:  # any failure of the user's own code
-                raise CalibrationError(
-                    f"The network fails on the calibration data: {type(error).__name__}: {error}."
-                ) from error
+        _run_all(model, batches)
     for module, norm in _sole_norms(model, graph.example_inputs, list(readings)).items():
         readings[module].norm = norm
     return list(readings.values()), skipped
+
+
+def run_batches(
+    model: nn.Module, looks: Mapping[str, Callable[[Tensor], None]], batches: Iterable[Any]
+) -> None:
+    """Run in evaluation mode, and look at what some modules, by path, give."""
+
+    def hook(look: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _args, output: look(output)
+
+    if looks:
+        modules = ((model.get_submodule(path), look) for path, look in looks.items())
+        with _hooked([module.register_forward_hook(hook(look)) for module, look in modules]):
+            _run_all(model, batches)
+
+
+def _run_all(model: nn.Module, batches: Iterable[Any]) -> None:
+    for batch in batches:
+        try:
+            _run(model, batch, contextlib.nullcontext())
+        except Exception as error:  # any failure of the user's own code
+            raise CalibrationError(
+                f"The network fails on the calibration data: {type(error).__name__}: {error}."
+            ) from error
 
 
 def _readings(
@@ -115,12 +132,15 @@ def _readings(
 ) -> tuple[dict[nn.Module, Reading], list[str]]:
     readings: dict[nn.Module, Reading] = {}
     skipped: list[str] = []
+    leaving = graph.departures(keep).remnants
     for module, path in first_paths(model).items():
+        if graph.flow.around(path) in leaving:
+            continue
         name = f"{path}.weight" if path else "weight"
         columns = _removed_columns(module, graph.sites.get((name, 1)), keep)
         if columns is None:
             continue
-        if not _plain(module):
+        if not is_plain(module):
             skipped.append(path)
             continue
         zeros = torch.zeros(len(columns), dtype=torch.float64)
@@ -137,19 +157,6 @@ def _removed_columns(module: nn.Module, ids: IntArray | None, keep: BoolArray) -
     if groups > 1:  # the same column of every group
         gone = (np.arange(groups)[:, None] * len(ids) + gone).ravel()
     return gone.astype(np.int64) if len(gone) else None
-
-
-def _plain(module: nn.Module) -> bool:
-    """Whether what the layer computes is its weight applied to its input, and nothing else."""
-    if nn.utils.parametrize.is_parametrized(module):
-        return False
-    if isinstance(module, nn.Linear):
-        return type(module).forward is nn.Linear.forward
-    for kind in _CONVOLUTIONS:
-        if isinstance(module, kind):
-            methods = ("forward", "_conv_forward")
-            return all(getattr(type(module), m) is getattr(kind, m) for m in methods)
-    return False
 
 
 def _channel_dim(module: nn.Module, inputs: Tensor) -> int:

@@ -30,6 +30,7 @@ from gammaslim.records import IntArray
 from gammaslim.sizes import NO_CALL, Given, PythonCall, Size
 from gammaslim.sources import user_line
 from gammaslim.streams import StreamNotes
+from gammaslim.valuing import ValueNotes
 
 _ATTRIBUTE = "_gammaslim_labels"
 _ONE = Fraction(1)
@@ -71,6 +72,7 @@ class Recorder:
         self.store = findings.store
         self.measuring = measuring
         self.streams = StreamNotes(findings, selecting)
+        self.values = ValueNotes(findings, self.dims)
         self.live = True
         self.call: PythonCall = NO_CALL
         self.modules: list[tuple[str, nn.Module]] = []
@@ -139,6 +141,7 @@ class Recorder:
         """Make ``tensor`` known as the parameter or buffer ``name``, with that one's labels."""
         self._names[id(tensor)] = name
         setattr(tensor, _ATTRIBUTE, self._tensor_labels[name])
+        self.values.name(tensor)
 
     def freeze(self, labels: LabelArray, text: str) -> None:
         """None of these may go, because ``text``."""
@@ -189,7 +192,7 @@ class Recorder:
             if labels is None:
                 coefficient *= size
         kept = tuple(labels for labels, _ in axes if labels is not None)
-        self.findings.work.append(RawWork(op.name, coefficient, kept))
+        self.findings.work.append(RawWork(op.name, coefficient, kept, self.module_name))
 
     # ---- sizes ----------------------------------------------------------------------------
 
@@ -293,6 +296,7 @@ class Recorder:
 
     def leaves(self, tensor: Tensor, way: str) -> None:
         """The code takes a tensor's data to where no operator is seen; it keeps no labels."""
+        self.values.leaves()
         for labels in self.dims(tensor):
             self.freeze(labels, f"its data leaves PyTorch through {way}")
         if hasattr(tensor, _ATTRIBUTE):
@@ -325,6 +329,7 @@ class Recorder:
             for tensor in inputs:
                 self.mix(self.labels(tensor))
         self._write_recount(op)
+        self.values.operator(self.module_name, op)
         if self.streams.selecting:
             self.streams.note(map(self.dims, op.inputs), map(self.dims, op.outputs))
         self._operator = ""
@@ -353,6 +358,7 @@ class Recorder:
     def leave_module(self, name: str, module: nn.Module, output: Any) -> None:
         """A module's forward ends; leaf outputs are witnesses for verification."""
         self.modules.pop()
+        self.values.layer(name, module, output)
         if isinstance(module, NORM_BASE) and isinstance(output, Tensor) and output.ndim > 1:
             channels = self.dims(output)[1]
             if channels is not None:

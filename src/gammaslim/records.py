@@ -39,11 +39,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Work:
-    """One convolution or matrix product: ``macs = coefficient · Π_a kept(axes[a])``."""
+    """One convolution or matrix product: ``macs = coefficient · Π_a kept(axes[a])``.
+
+    ``layer``: the path of the layer it is part of, if that may leave the network.
+    """
 
     operator: str
     coefficient: int
     axes: tuple[IntArray, ...]
+    layer: str = ""
 
     def macs(self, keep: BoolArray) -> int:
         """Multiply-accumulates when only the channels in ``keep`` survive."""

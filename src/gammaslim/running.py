@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,10 +41,12 @@ def run_observed(
     state: Mapping[str, Tensor],
     mode: Any,
     look: Callable[[Key, Tensor], Any],
+    also: Collection[str] = (),
 ) -> dict[Key, Any]:
     """Run in evaluation mode; what ``look`` makes of every output, as soon as it is there.
 
-    ``state`` stands in for tensors of the network; ``mode`` is one more to run under.
+    ``state`` stands in for tensors of the network; ``mode`` is one more to run under.  ``also``:
+    modules to look at that are no leaves.
     """
     seen: dict[Key, Any] = {}
     tensors = named_tensors(model)
@@ -55,7 +57,7 @@ def run_observed(
         preserved_random_state(),
         training_mode(model, training=False),
         preserved_attributes(model),
-        _leaf_outputs(model, seen, look),
+        _module_outputs(model, seen, look, also),
         _full_precision(),
         torch.no_grad(),
         mode,
@@ -82,10 +84,15 @@ def _full_precision() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _leaf_outputs(
-    model: nn.Module, seen: dict[Key, Any], look: Callable[[Key, Tensor], Any]
+def _module_outputs(
+    model: nn.Module,
+    seen: dict[Key, Any],
+    look: Callable[[Key, Tensor], Any],
+    also: Collection[str],
 ) -> Generator[None]:
-    names = {m: n for m, n in first_paths(model).items() if next(m.children(), None) is None}
+    names = {
+        m: n for m, n in first_paths(model).items() if next(m.children(), None) is None or n in also
+    }
     calls: Counter[str] = Counter()
 
     def record(module: nn.Module, _: Any, output: Any) -> None:

@@ -45,7 +45,9 @@ def select(  # noqa: PLR0913 -- the public surface: every option is keyword-only
         scope: ``"global"`` ranks raw scores over the whole network; ``"group"`` ranks each
             channel within its group, so that all groups lose about the same share.
         round_to: a group keeps its full width or a multiple of this, see below.
-        min_channels: every group keeps at least this many channels.
+        min_channels: every group keeps at least this many channels.  0 lets whole residual branches
+            go: where all channels of a group go without which nothing of the network's output is
+            lost, the layers that served only them leave the network.
         max_remove: at most this share of a group's width may go.
 
     With ``round_to``, the channels between two such widths go together, as a block.  Blocks are
@@ -95,7 +97,9 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
             f"A plan was asked for a mask of shape {keep.shape}; this graph has "
             f"{graph.num_channels} channels. Pass one boolean per channel."
         )
-    if (frozen := np.flatnonzero(~keep & ~graph.prunable)).size:
+    leaving = graph.departures(keep)
+    stays = graph.held_outside(leaving.tensors)
+    if (frozen := np.flatnonzero(~keep & ~graph.prunable & stays)).size:
         raise PlanError(
             f"The mask removes {len(frozen)} frozen channels, first channel {frozen[0]}. Keep "
             "those where graph.prunable is False; graph.frozen says why they are."
@@ -103,16 +107,26 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
     graph.check_cut(keep)
     kept = graph.kept_sites(keep)
     sizes = {site: len(graph.sites[site]) for site in kept}
-    attributes = changed_attributes(graph, keep)
-    return Plan(kept, sizes, attributes, graph.kept_orders(keep), graph.kept_inputs(keep))
+    return Plan(
+        kept,
+        sizes,
+        changed_attributes(graph, keep),
+        graph.kept_orders(keep),
+        graph.kept_inputs(keep),
+        leaving.remnants,
+    )
 
 
 def changed_attributes(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:
     """New values of the numbers that follow a size; all places of one tuple are in the graph."""
-    everything = np.ones(graph.num_channels, dtype=np.bool_)
-    before = _attribute_values(graph, everything)
-    after = _attribute_values(graph, keep)
-    return {name: value for name, value in after.items() if value != before[name]}
+    leaving = graph.departures(keep)
+    before = _attribute_values(graph, np.ones(graph.num_channels, dtype=np.bool_))
+    after = _attribute_values(graph, leaving.shape)
+    return {
+        name: value
+        for name, value in after.items()
+        if value != before[name] and not leaving.owns(name)
+    }
 
 
 def _attribute_values(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:

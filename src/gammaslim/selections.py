@@ -7,8 +7,8 @@ stays.  Source: the channel selection layer of Liu et al., ICCV 2017, arXiv 1708
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -62,6 +62,12 @@ class InputSelections:
 
     each: tuple[InputSelection, ...] = ()
     idle: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def without(self, modules: Collection[str]) -> InputSelections:
+        """The selections less those of these modules."""
+        if not modules:
+            return self
+        return replace(self, each=tuple(s for s in self.each if s.module not in modules))
 
     def settled(self, keep: BoolArray) -> BoolArray:
         """``keep`` without the idle channels of which no reader is left."""

@@ -31,10 +31,11 @@ class Shrinker:
         handle: Attachment,
         optimizers: Optimizer | Sequence[Optimizer],
         ema: nn.Module | None,
+        min_channels: int,
     ) -> None:
         """Remember what to cut; use :func:`shrink_every`."""
         self._every, self._model, self._handle = n_steps, model, handle
-        self._optimizers, self._ema = optimizers, ema
+        self._optimizers, self._ema, self._least = optimizers, ema, min_channels
         self.outcomes: list[Outcome] = []
 
     def __call__(self) -> Outcome | None:
@@ -48,8 +49,8 @@ class Shrinker:
         graph = self._handle.graph
         if not (graph.prunable & graph.scored).any():
             return None
-        plan = select(graph, loudness(self._model, graph), threshold=0.0)
-        if not plan.kept:
+        plan = select(graph, loudness(self._model, graph), threshold=0.0, min_channels=self._least)
+        if not plan.kept and not plan.remnants:
             return None
         outcome = prune(
             self._model, graph, plan,
@@ -66,6 +67,7 @@ def shrink_every(
     optimizer: Optimizer | Sequence[Optimizer],
     *,
     ema: nn.Module | None = None,
+    min_channels: int = 1,
 ) -> Shrinker:
     """Cut while training, so that a step takes less time as channels reach zero.
 
@@ -79,6 +81,8 @@ def shrink_every(
         handle: of a penalty that reaches zero: ``Proximal`` or ``Budget``.
         optimizer: the one that trains it, or a list of those that do.
         ema: an average of the network's weights.
+        min_channels: every group keeps at least this many channels; 0 lets whole residual branches
+            leave whose scales are all zero.
 
     Raises:
         TargetError: ``n_steps`` is no integer above 0.
@@ -92,7 +96,7 @@ def shrink_every(
     """
     if not isinstance(n_steps, int) or isinstance(n_steps, bool) or n_steps < 1:
         raise TargetError(f"shrink_every({n_steps!r}) was asked; an integer above 0 is needed.")
-    return Shrinker(n_steps, model, handle, optimizer, ema)
+    return Shrinker(n_steps, model, handle, optimizer, ema, min_channels)
 
 
 def loudness(model: nn.Module, graph: ChannelGraph) -> FloatArray:

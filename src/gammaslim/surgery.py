@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.constants import replace_layer
 from gammaslim.errors import OptimizerError
+from gammaslim.graph import ChannelGraph
 from gammaslim.indexing import select_inputs
-from gammaslim.modules import first_paths, named_aliases, named_tensors
+from gammaslim.modules import first_paths, named_tensors
 from gammaslim.plan import AttributeValue, Plan
-from gammaslim.records import IntArray, Site
+from gammaslim.records import BoolArray, IntArray, Site, kept_mask
 
 PLAN_ATTRIBUTE = "_gammaslim_plan"
 """Where a cut module remembers what was cut from its own tensors since it was built."""
@@ -62,8 +64,11 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
     Parameters and buffers keep their identity, so references to them stay good.
     """
     undo = Undo()
-    tensors = named_tensors(model)
     try:
+        for path, remnant in plan.remnants.items():
+            _release(model.get_submodule(path), optimizers, undo)
+            undo.steps.append(replace_layer(model, path, remnant))
+        tensors = named_tensors(model)
         for name, cuts in cuts_by_tensor(plan).items():
             _cut_tensor(tensors[name], cuts, undo)
             for optimizer in optimizers:
@@ -78,6 +83,20 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
         undo()
         raise
     return undo
+
+
+def _release(layer: nn.Module, optimizers: Sequence[Optimizer], undo: Undo) -> None:
+    """Let optimizers forget the parameters of a layer that leaves."""
+    gone = {id(parameter) for parameter in layer.parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            before = group["params"]
+            undo.steps.append(partial(group.__setitem__, "params", before))
+            group["params"] = [p for p in before if id(p) not in gone]
+        for parameter in layer.parameters():
+            if parameter in optimizer.state:
+                state = optimizer.state.pop(parameter)
+                undo.steps.append(partial(optimizer.state.__setitem__, parameter, state))
 
 
 def _cut_tensor(tensor: Tensor, cuts: Cuts, undo: Undo) -> None:
@@ -150,12 +169,13 @@ def _by_owner(plan: Plan) -> dict[str, Plan]:
         path, _, attribute = name.rpartition(".")
         attributes.setdefault(path, {})[attribute] = value
     parts: dict[str, Plan] = {}
-    for path in {**kept, **attributes, **plan.inputs}:
+    for path in {**kept, **attributes, **plan.inputs, **plan.remnants}:
         own, prefix = kept.get(path, {}), f"{path}." if path else ""
         sizes = {(name, dim): plan.sizes[(prefix + name, dim)] for name, dim in own}
         orders = {s: plan.orders[p] for s in own if (p := (prefix + s[0], s[1])) in plan.orders}
         inputs = {"": plan.inputs[path]} if path in plan.inputs else {}
-        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders, inputs)
+        remnants = {"": plan.remnants[path]} if path in plan.remnants else {}
+        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders, inputs, remnants)
     return parts
 
 
@@ -178,6 +198,7 @@ def _prefixed(plan: Plan, path: str) -> Plan:
         {prefix + path: value for path, value in plan.attributes.items()},
         {(prefix + name, dim): order for (name, dim), order in plan.orders.items()},
         {path: plan.inputs[""]} if plan.inputs else {},
+        {path: plan.remnants[""]} if plan.remnants else {},
     )
 
 
@@ -210,17 +231,15 @@ def _unclear(value: Any, tensor: Tensor) -> bool:
     return isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
 
 
-def masked_state(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-    """Copies of the tensors that the plan cuts, with everything it removes set to zero."""
+def masked_state(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> dict[str, Tensor]:
+    """Copies of the tensors that lose something, with all but the channels in ``keep`` zero."""
     tensors = named_tensors(model)
-    aliases = named_aliases(tensors)
     state: dict[str, Tensor] = {}
-    for name, cuts in cuts_by_tensor(plan).items():
-        masked = tensors[name].detach().clone()
-        for dim, kept in cuts.items():
-            gone = np.ones(masked.shape[dim], dtype=np.bool_)
-            gone[kept] = False
-            index = torch.from_numpy(np.flatnonzero(gone)).to(masked.device)
-            masked.index_fill_(dim, index, 0)
-        state[aliases.get(name, name)] = masked
+    for (name, dim), ids in graph.sites.items():
+        gone = np.flatnonzero(~kept_mask(ids, keep))
+        if len(gone):
+            masked = state.get(name)
+            if masked is None:
+                masked = state[name] = tensors[name].detach().clone()
+            masked.index_fill_(dim, torch.from_numpy(gone).to(masked.device), 0)
     return state

@@ -285,6 +285,7 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder, memo):
             output = functional_call(session.model, state, args, kwargs, tie_weights=session.tied)
         for tensor in output_tensors(output):
+            recorder.values.returned(tensor)
             for own in recorder.dims(tensor):
                 recorder.freeze(own, "network output")
 

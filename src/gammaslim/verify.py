@@ -25,7 +25,7 @@ from gammaslim.modules import (
     preserved_random_state,
     training_mode,
 )
-from gammaslim.records import BoolArray
+from gammaslim.records import BoolArray, IntArray, kept_mask
 from gammaslim.running import Key, Recounting, gathered, run_observed
 
 TOLERANCES: Mapping[torch.dtype, float] = {
@@ -58,6 +58,10 @@ class Evidence:
 
     seen: Mapping[Key, Tensor]
 
+    def of(self, path: str) -> list[Tensor]:
+        """What one module has given, call by call."""
+        return [output for (name, _), output in self.seen.items() if name == path]
+
 
 @dataclass(frozen=True)
 class _Difference:
@@ -82,20 +86,40 @@ def reference(
     ``nudge`` multiplies inputs and weights by 1 + nudge · noise, to see what rounding does;
     ``double`` computes in float64.
     """
-    recounts = {(r.operator, r.call): r for r in graph.recounts}
-    survivors = graph.survivors(keep)
+    survivors, leaving = graph.survivors(keep), graph.departures(keep)
+    recounts = {
+        (r.operator, r.call): r
+        for r in graph.recounts
+        if not any(_emptied(ids, keep) for dims in (*r.inputs, *r.outputs) for ids in dims or ())
+    }
     mode = Recounting(recounts, survivors) if recounts else contextlib.nullcontext()
     dims = {(w.module, w.call): w.dims for w in graph.witnesses}
 
-    def shrink(key: Key, output: Tensor) -> Tensor:
-        kept = gathered(output, dims.get(key, ()), survivors)
+    def shrink(key: Key, output: Tensor) -> Tensor | None:
+        layer = graph.flow.around(key[0])
+        if key[0] in leaving.idle:
+            return None  # nobody reads it
+        if (remnant := leaving.remnants.get(layer)) is not None:
+            if not remnant.told or key[0] != layer:
+                return None
+            own = graph.flow.layers[layer].dims
+        else:
+            own = dims.get(key, ())
+        if any(_emptied(ids, keep) for ids in own):
+            return None
+        kept = gathered(output, own, survivors)
         return copied(output) if kept is output else kept
 
     precise = _doubled if double else _as_it_is
     inputs = map_tensors(graph.example_inputs, lambda t: precise(_nudged(_informative(t), nudge)))
     state = {**(_state_in_double(model) if double else {}), **masked}
     state = {name: precise(_nudged(tensor, nudge)) for name, tensor in state.items()}
-    return Evidence(run_observed(model, inputs, state, mode, shrink))
+    seen = run_observed(model, inputs, state, mode, shrink, also=leaving.remnants)
+    return Evidence({key: value for key, value in seen.items() if value is not None})
+
+
+def _emptied(ids: IntArray | None, keep: BoolArray) -> bool:
+    return ids is not None and not kept_mask(ids, keep).any()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import gammaslim as gs
@@ -35,7 +36,7 @@ def test_examples_run_in_order(capsys):
         "batches": batches, "loss": functional.cross_entropy, "ema": None,
         "plan": gs.select(graph, gs.scores(model, graph), remove_channels=0.1),
     }  # fmt: skip
-    folding, means, going_on, shrinking = examples()
+    folding, means, _, _, going_on, shrinking = examples()
     exec(folding + means, names)  # noqa: S102 -- our own page
     assert "inputs of 1 layers folded" in capsys.readouterr().out
     handle = gs.attach(model, names["outcome"].graph, optimizer, gs.Proximal(1.0))
@@ -48,3 +49,38 @@ def test_examples_run_in_order(capsys):
     names["handle"] = gs.attach(model, handle.graph, optimizer, gs.Proximal(4.0))
     exec(shrinking.replace("100", "6"), names)  # noqa: S102
     assert model.bn0.num_features < width
+
+
+def residual():
+    """A pre-activation branch on a stream, then a head."""
+    torch.manual_seed(0)
+    branch = nn.Sequential(
+        nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1)
+    )
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.branch = nn.Conv2d(3, 6, 1), branch
+            self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(self.norm(x + self.branch(x)).relu().mean((2, 3)))
+
+    return Net().eval()
+
+
+def test_blocks_and_streams(capsys):
+    model, example = residual(), torch.randn(2, 3, 8, 8)
+    _, _, blocks, streams, *_ = examples()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    names = {"gs": gs, "model": model, "example_inputs": example, "optimizer": optimizer}
+    exec(streams, names)  # noqa: S102 -- our own page
+    assert len(names["graph"].selections.each) == 2
+    names["handle"].detach()
+    graph = gs.trace(model, example)
+    scores = gs.scores(model, graph)
+    scores[graph.sites[("branch.3.weight", 0)]] = 0
+    exec(blocks.replace("0.5", "0.35"), names | {"graph": graph, "scores": scores})  # noqa: S102
+    assert "branch.4" in capsys.readouterr().out

@@ -14,10 +14,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"records", "graph", "sequences", "selections", "plan", "narrowing"},
+    {"records", "graph", "sequences", "selections", "flow", "departures", "plan", "narrowing"},
     {"demands", "labels", "classes", "families", "balance", "resolving"},
-    {"modules", "calling", "fakes", "sizes", "findings", "sources", "ops"},
-    {"attributes", "indexing", "streams", "recording"},
+    {"modules", "calling", "fakes", "layers", "sizes", "findings", "sources", "ops"},
+    {"attributes", "indexing", "streams", "valuing", "recording"},
     {"rules", "modes", "module_sizes", "ignoring"},
     {"assembly"},
     {"tracing"},
@@ -25,7 +25,8 @@ LAYERS = (
     | {"select", "sweeping", "costs", "schedules"},
     {"penalties", "layout", "forecasting", "watching"},
     {"attachment", "attach", "suggesting", "param_groups"},
-    {"surgery", "running", "verify", "untold", "wrappers", "reading", "folding", "calibrating"},
+    {"constants", "surgery", "running", "verify", "untold", "wrappers", "reading", "remaining"}
+    | {"folding", "calibrating"},
     {"cutting", "pruning", "shrinking", "timing", "latency", "fitting", "scratch"},
     {"files"},
     {"report"},

@@ -124,7 +124,7 @@ class Settling:
             )
         keep = np.ones(self._graph.num_channels, dtype=np.bool_)
         keep[self._numbers[self.chosen.bool().cpu().numpy()]] = False
-        return make_plan(self._graph, self._graph.selections.settled(keep))
+        return make_plan(self._graph, self._graph.settled(keep))
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of what it has learnt."""

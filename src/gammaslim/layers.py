@@ -1,0 +1,65 @@
+"""Layers whose computation is known from their class: what they do to sizes, and to values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gammaslim.flow import Windows
+from gammaslim.modules import NORM_BASE
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_KEEP_SIZES: dict[type[nn.Module], int] = {nn.PReLU: 1, nn.GroupNorm: 1, nn.LayerNorm: -1}
+"""Exact classes that give what they are given in size, and the dimension of their channels."""
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether what the layer computes is its weight applied to its input, and nothing else."""
+    if nn.utils.parametrize.is_parametrized(module):
+        return False
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward
+    for kind in _CONVOLUTIONS:
+        if isinstance(module, kind):
+            methods = ("forward", "_conv_forward")
+            return all(getattr(type(module), m) is getattr(kind, m) for m in methods)
+    return False
+
+
+def channel_dim(module: nn.Module) -> int | None:
+    """The dimension of the channels in what a layer gives for a batch; ``None``: unknown."""
+    if is_plain(module):
+        return -1 if isinstance(module, nn.Linear) else 1
+    if isinstance(module, NORM_BASE):
+        return 1
+    return _KEEP_SIZES.get(type(module))
+
+
+def window_of(module: nn.Module) -> Windows | None:
+    """What a plain convolution does to spatial sizes; ``None`` for layers that keep them."""
+    if not isinstance(module, _CONVOLUTIONS):
+        return None
+    extents = [d * (k - 1) + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True)]
+    padding: Any = module.padding
+    if padding == "same":
+        padded = [extent - 1 for extent in extents]
+    else:
+        padded = [0] * len(extents) if padding == "valid" else [2 * p for p in padding]
+    return tuple(zip(extents, module.stride, padded, strict=True))
+
+
+def may_leave(module: nn.Module) -> bool:
+    """Whether a constant can take the layer's place: it is known, and nothing else lives in it."""
+    inner = [m for m in module.modules() if m is not module]
+    held = any(
+        True for m in inner for _ in (*m.parameters(recurse=False), *m.buffers(recurse=False))
+    )
+    owns = next(module.parameters(recurse=False), None) is not None
+    return owns and not held and channel_dim(module) is not None
+
+
+def is_batch(tensor: Tensor, module: nn.Module) -> bool:
+    """Whether what a layer gives has a batch dimension."""
+    window = window_of(module)
+    return window is None or tensor.ndim == len(window) + 2

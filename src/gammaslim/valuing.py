@@ -1,0 +1,112 @@
+"""Values, while the network runs: which operator makes what of what."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gammaslim.findings import Dims, Findings, RawCall, RawLayer
+from gammaslim.flow import WORLD
+from gammaslim.layers import channel_dim, is_batch, may_leave
+from gammaslim.ops import Op
+
+_ATTRIBUTE = "_gammaslim_memory"
+"""On a tensor: the number of the run and of the memory in it; plain numbers can be pickled."""
+
+_RUNS = itertools.count(1)
+
+
+class ValueNotes:
+    """What one run notes of values.
+
+    Tensors that share memory share a key, and a key's present value is the last that was written:
+    views see what is written to any of them.  A tensor of unknown origin is the world's.
+    """
+
+    def __init__(self, findings: Findings, dims: Callable[[Tensor], Dims]) -> None:
+        """``dims``: the labels of a tensor."""
+        self._findings, self._dims = findings, dims
+        self._present: list[int] = []
+        self._run = next(_RUNS)
+        self._parameters: set[int] = set()
+
+    def name(self, tensor: Tensor) -> None:
+        """A tensor of the network's own: a constant."""
+        self._parameters.add(id(tensor))
+
+    def operator(self, module: str, op: Op) -> None:
+        """Note a call: what it reads, and which values it makes."""
+        taken = [v for t in op.inputs if (v := self._value(t)) is not None]
+        schema = getattr(op.func, "_schema", None)
+        returns = schema.returns if schema is not None else ()
+        made: list[int] = []
+        for index, tensor in enumerate(op.outputs):
+            alias = returns[min(index, len(returns) - 1)].alias_info if returns else None
+            if alias is not None and not alias.is_write and op.inputs:
+                self._share(tensor, op.inputs[0])
+            else:
+                made.append(self._make(tensor, taken))
+        if not op.outputs and taken:
+            self._findings.followed = False  # a number for Python code, or a hidden write
+        if made or taken:
+            random = torch.Tag.nondeterministic_seeded in getattr(op.func, "tags", ())
+            name = str(op.func)
+            call = RawCall(module, name, tuple(dict.fromkeys(taken)), tuple(made), random)
+            self._findings.calls.append(call)
+
+    def layer(self, path: str, module: nn.Module, output: Any) -> None:
+        """Note what a layer that may leave has given."""
+        if not isinstance(output, Tensor) or path in self._findings.layers:
+            return
+        if may_leave(module) and is_batch(output, module):
+            dim = channel_dim(module)
+            assert dim is not None  # noqa: S101 -- may_leave says so
+            labels = self._dims(output)[dim]
+            self._findings.layers[path] = RawLayer(labels, tuple(output.shape), dim)
+
+    def returned(self, tensor: Tensor) -> None:
+        """Part of what the network gives."""
+        value = self._value(tensor)
+        if value is not None:
+            self._findings.sinks.add(value)
+
+    def leaves(self) -> None:
+        """Data has left for where nobody can follow it, and may come back."""
+        self._findings.followed = False
+
+    def _value(self, tensor: Tensor) -> int | None:
+        if id(tensor) in self._parameters:
+            return None
+        key = self._key(tensor)
+        return WORLD if key is None else self._present[key]
+
+    def _key(self, tensor: Tensor) -> int | None:
+        """The number of a tensor's memory; what another run said of it does not count."""
+        run, key = getattr(tensor, _ATTRIBUTE, (None, None))
+        return key if run is self._run else None
+
+    def _share(self, tensor: Tensor, base: Tensor) -> None:
+        key = self._key(base)
+        if key is not None:
+            setattr(tensor, _ATTRIBUTE, (self._run, key))
+        elif id(base) in self._parameters:  # a view of a parameter is a constant
+            self._make(tensor, [])
+
+    def _make(self, tensor: Tensor, taken: list[int]) -> int:
+        findings = self._findings
+        dims = [d for d in self._dims(tensor) if d is not None and len(d) and (d >= 0).all()]
+        findings.values.append(dims)
+        value = len(findings.values) - 1
+        key = self._key(tensor)
+        self._parameters.discard(id(tensor))  # a buffer that is written to is none any more
+        if key is None:
+            setattr(tensor, _ATTRIBUTE, (self._run, len(self._present)))
+            self._present.append(value)
+        else:
+            taken.append(self._present[key])
+            self._present[key] = value
+        return value
