@@ -108,9 +108,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--keep-macs", type=float, default=0.5)
     parser.add_argument("--round-to", type=int, default=8, help="odd widths are slow widths")
+    parser.add_argument("--end", type=float, default=0.15, help="when the budget is met, 0 to 1")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    limits = {"keep_macs": options.keep_macs, "round_to": options.round_to}
+    end = options.end
+    limits = {
+        "keep_macs": options.keep_macs, "round_to": options.round_to,
+        "start": end / 10, "settle": 0.7 * end, "end": end,
+    }  # fmt: skip
     for net in options.net:
         show(net, compare(net, options.epochs, limits))
 

@@ -123,7 +123,7 @@ def assemble(
         ),
         attributes=tuple(_attributes(findings, channels, model, sites)),
         witnesses=tuple(
-            Witness(w.module, w.call, channels.dims(w.dims)) for w in findings.witnesses
+            Witness(w.module, w.call, channels.dims(w.dims), w.value) for w in findings.witnesses
         ),
         recounts=tuple(_recount(r, channels) for r in findings.recounts),
         arrangement=channels.arrangement,
@@ -181,7 +181,15 @@ def _flow(
         layers=layers,
     )
     calls = (
-        Call(raw.module, flow.around(raw.module), raw.operator, raw.inputs, raw.outputs, raw.random)
+        Call(
+            raw.module,
+            flow.around(raw.module),
+            raw.operator,
+            raw.inputs,
+            raw.outputs,
+            raw.written,
+            raw.random,
+        )
         for raw in findings.calls
     )
     return replace(flow, calls=tuple(calls))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.errors import VerificationError
-from gammaslim.flow import Remnant, spatial_sizes
+from gammaslim.flow import Remnant, keeps_sizes, spatial_sizes
 
 UNIFORM = 1e-5
 """How much a constant may vary over images and places, relative to its largest magnitude."""
@@ -32,17 +32,17 @@ class Constant(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Sizes come from the input, and nothing else does."""
-        remnant, ndim = self.remnant, inputs.ndim
-        sizes = list(inputs.shape)
-        sizes[remnant.dim] = remnant.width
+        remnant, sizes = self.remnant, list(inputs.shape)
+        if self.value is None and keeps_sizes(remnant):
+            return inputs  # who comes next looks at its sizes alone
         if remnant.window is not None:
             sizes[2:] = spatial_sizes(sizes[2:], remnant.window)
         if self.value is None:
             return inputs.new_zeros(1).expand(sizes)
-        shape = [1] * ndim
+        shape = [1] * inputs.ndim
         shape[remnant.dim] = sizes[remnant.dim] = -1  # later cuts make the value shorter
-        # Whoever comes next may write to it.
-        return self.value.reshape(shape).expand(sizes).clone()
+        constant = self.value.reshape(shape).expand(sizes)
+        return constant.clone() if remnant.written else constant
 
     def extra_repr(self) -> str:
         """What it stands in for, in short."""

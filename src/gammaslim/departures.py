@@ -20,7 +20,8 @@ class Departures:
     """What a keep mask makes of layers.
 
     ``remnants``: the layers that leave, by path, and what takes their places.  ``tensors`` are
-    theirs, by name.  ``idle`` are the modules whose work is for nothing.  ``shape``:
+    theirs, by name.  ``idle`` are the modules whose work is for nothing, ``lost`` the values that
+    nobody needs any more.  ``shape``:
     the channels in ``keep``, and one of each group that has none, for code that needs some size.
     ``stuck``: groups without which nothing is left of some dimension, although a layer that stays
     holds some of them, or the network's output would be a constant.
@@ -30,6 +31,7 @@ class Departures:
     remnants: Mapping[str, Remnant] = field(default_factory=dict[str, Remnant])
     tensors: frozenset[str] = frozenset()
     idle: frozenset[str] = frozenset()
+    lost: frozenset[int] = frozenset()
     stuck: tuple[Group, ...] = ()
 
     def stays(self, name: str) -> bool:
@@ -63,6 +65,7 @@ def departures(graph: ChannelGraph, keep: BoolArray) -> Departures:
         remnants(flow, frozenset(leaving), shape),
         frozenset(name for name in graph.shapes if owner(name) in leaving),
         alive.idle - flow.usual.idle,
+        flow.usual.needed - alive.needed,
         tuple(stuck),
     )
 
@@ -87,11 +90,12 @@ def followed(graph: ChannelGraph, keep: BoolArray) -> BoolArray:
 
 
 def may_be_empty(graph: ChannelGraph) -> BoolArray:
-    """Per group, whether it may lose all its channels if no other does."""
+    """Per group, whether it may lose all its channels, and layers with it, if no other does."""
     may = np.zeros(len(graph.groups), dtype=np.bool_)
     for index, group in enumerate(graph.groups):
         if group.prunable:
             keep = np.ones(graph.num_channels, dtype=np.bool_)
             keep[group.channels] = False
-            may[index] = not departures(graph, keep).stuck
+            found = departures(graph, keep)
+            may[index] = bool(found.remnants) and not found.stuck
     return may

@@ -94,6 +94,7 @@ class RawWitness:
     module: str
     call: int
     dims: Dims
+    value: int | None
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class RawCall:
     operator: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    written: tuple[int, ...]
     random: bool
 
 

@@ -27,14 +27,15 @@ class Remnant:
     """What takes the place of a layer that leaves: a constant of ``width`` channels.
 
     ``told``: whether anything that stays reads it, so that its values matter and not only its
-    shape.  ``dim`` holds the channels; the other dimensions are those of the input, or what
-    ``window`` makes of them.
+    shape; ``written``: whether that writes to it as well.  ``dim`` holds the channels; the other
+    dimensions are those of the input, or what ``window`` makes of them.
     """
 
     width: int
     told: bool
     dim: int
     window: Windows | None = None
+    written: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ class Call:
 
     ``module``: the path of the module that runs it; ``layer``: of the layer that it is part of,
     ``""`` if of none that may leave.
-    ``random``: it draws numbers, so that what comes out is no constant.
+    ``written``: the inputs whose memory the outputs take over.  ``random``: it draws numbers, so
+    that what comes out is no constant.
     """
 
     module: str
@@ -72,6 +74,7 @@ class Call:
     operator: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    written: tuple[int, ...] = ()
     random: bool = False
 
 
@@ -123,15 +126,19 @@ class Flow:
                 working.update((call.layer, call.module))
         idle = frozenset(busy - working)
         unfit = bool(needed & void) or bool(ragged)
-        return Alive(frozenset(working), idle, self.sinks & live, unfit)
+        return Alive(frozenset(working), idle, frozenset(needed), self.sinks & live, unfit)
 
-    def read_outside(self, leaving: frozenset[str]) -> frozenset[str]:
-        """Which of these layers give values to what stays."""
-        makers = {
-            v: call.layer for call in self.calls if call.layer in leaving for v in call.outputs
-        }
-        read = {v for call in self.calls if call.layer not in leaving for v in call.inputs}
-        return frozenset(makers[value] for value in makers.keys() & (read | self.sinks))
+    def read_outside(self, leaving: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """Which of these layers give values to what stays, and to which of these it writes."""
+        makers = {v: c.layer for c in self.calls if c.layer in leaving for v in c.outputs}
+        outside = [call for call in self.calls if call.layer not in leaving]
+        read = {value for call in outside for value in call.inputs} | self.sinks
+        written = {value for call in outside for value in call.written}
+
+        def of(values: set[int]) -> frozenset[str]:
+            return frozenset(makers[value] for value in makers.keys() & values)
+
+        return of(read), of(written)
 
     def left(self, leaving: frozenset[str], channels: Callable[[IntArray], IntArray]) -> Flow:
         """The flow of the cut network; ``channels`` renames what is left of an array of ids."""
@@ -151,25 +158,26 @@ class Flow:
 class Alive:
     """What of a network's work depends on its input and is used.
 
-    The modules that do such work (``working``), those that work for nothing (``idle``), and the
-    results (``sinks``) that come of it.  ``unfit``: it takes in values in which nothing is left, or
-    zeros padded to a constant make another one at the border.
+    The modules that do such work (``working``), those that work for nothing (``idle``), the values
+    that it takes in (``needed``), and the results (``sinks``) that come of it.  ``unfit``: it takes
+    in values in which nothing is left, or zeros padded to a constant make another one at a border.
     """
 
     working: frozenset[str]
     idle: frozenset[str]
+    needed: frozenset[int]
     sinks: frozenset[int]
     unfit: bool
 
 
 def remnants(flow: Flow, leaving: frozenset[str], shape: BoolArray) -> dict[str, Remnant]:
     """What takes the places of layers; ``shape`` says which channels have a place."""
-    told = flow.read_outside(leaving)
+    told, written = flow.read_outside(leaving)
     found: dict[str, Remnant] = {}
     for path in sorted(leaving):
         layer = flow.layers[path]
         width = kept_count(layer.channels, shape)
-        found[path] = Remnant(width, path in told, layer.dim, layer.window)
+        found[path] = Remnant(width, path in told, layer.dim, layer.window, path in written)
     return found
 
 
@@ -179,6 +187,11 @@ def spatial_sizes(sizes: list[int], window: Windows) -> list[int]:
         (n + pad - extent) // stride + 1
         for n, (extent, stride, pad) in zip(sizes, window, strict=True)
     ]
+
+
+def keeps_sizes(remnant: Remnant) -> bool:
+    """Whether the spatial sizes are those of the input."""
+    return all(stride == 1 and pad == extent - 1 for extent, stride, pad in remnant.window or ())
 
 
 def place_holders(groups: list[IntArray], keep: BoolArray) -> BoolArray:

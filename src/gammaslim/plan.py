@@ -195,7 +195,13 @@ def _remnant(entry: dict[str, Any]) -> Remnant:
     window = entry["window"]
     if window is not None:
         window = tuple((index(e), index(s), index(p)) for e, s, p in window)
-    return Remnant(index(entry["width"]), bool(entry["told"]), index(entry["dim"]), window)
+    return Remnant(
+        index(entry["width"]),
+        bool(entry["told"]),
+        index(entry["dim"]),
+        window,
+        bool(entry["written"]),
+    )
 
 
 def _integers(values: list[Any]) -> IntArray:

@@ -369,7 +369,8 @@ class Recorder:
         if self.measuring and isinstance(output, Tensor) and next(module.children(), None) is None:
             call = self._module_calls[name]
             self._module_calls[name] += 1
-            self.findings.witnesses.append(RawWitness(name, call, self.dims(output)))
+            value = self.values.of(output)
+            self.findings.witnesses.append(RawWitness(name, call, self.dims(output), value))
 
 
 def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -123,12 +123,14 @@ class Group:
 class Witness:
     """An output that both networks must agree on: the ``call``-th output of a leaf module.
 
-    ``dims`` holds, per dimension, the channel ids of its indices, or ``None``.
+    ``dims`` holds, per dimension, the channel ids of its indices, or ``None``; ``value`` is its
+    number in the flow, ``None`` if nobody could follow it.
     """
 
     module: str
     call: int
     dims: tuple[IntArray | None, ...]
+    value: int | None = None
 
 
 @dataclass(frozen=True)

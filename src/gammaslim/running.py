@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.calling import call_arguments, map_tensors, output_tensors
+from gammaslim.constants import Constant
 from gammaslim.modules import (
     first_paths,
     named_aliases,
@@ -91,7 +92,9 @@ def _module_outputs(
     also: Collection[str],
 ) -> Generator[None]:
     names = {
-        m: n for m, n in first_paths(model).items() if next(m.children(), None) is None or n in also
+        m: n
+        for m, n in first_paths(model).items()
+        if (next(m.children(), None) is None or n in also) and not _is_silent(m)
     }
     calls: Counter[str] = Counter()
 
@@ -106,6 +109,11 @@ def _module_outputs(
         yield
     finally:
         handle.remove()
+
+
+def _is_silent(module: nn.Module) -> bool:
+    """Whether a module only stands in for the shape of what a layer gave, which nobody reads."""
+    return isinstance(module, Constant) and module.value is None
 
 
 def gathered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivors) -> Tensor:

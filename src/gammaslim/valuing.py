@@ -40,22 +40,23 @@ class ValueNotes:
 
     def operator(self, module: str, op: Op) -> None:
         """Note a call: what it reads, and which values it makes."""
-        taken = [v for t in op.inputs if (v := self._value(t)) is not None]
+        taken = [v for t in op.inputs if (v := self.of(t)) is not None]
         schema = getattr(op.func, "_schema", None)
         returns = schema.returns if schema is not None else ()
-        made: list[int] = []
+        made, written = list[int](), list[int]()
         for index, tensor in enumerate(op.outputs):
             alias = returns[min(index, len(returns) - 1)].alias_info if returns else None
             if alias is not None and not alias.is_write and op.inputs:
                 self._share(tensor, op.inputs[0])
             else:
-                made.append(self._make(tensor, taken))
+                made.append(self._make(tensor, written))
         if not op.outputs and taken:
             self._findings.followed = False  # a number for Python code, or a hidden write
         if made or taken:
             random = torch.Tag.nondeterministic_seeded in getattr(op.func, "tags", ())
             name = str(op.func)
-            call = RawCall(module, name, tuple(dict.fromkeys(taken)), tuple(made), random)
+            taken = list(dict.fromkeys([*taken, *written]))
+            call = RawCall(module, name, tuple(taken), tuple(made), tuple(written), random)
             self._findings.calls.append(call)
 
     def layer(self, path: str, module: nn.Module, output: Any) -> None:
@@ -70,7 +71,7 @@ class ValueNotes:
 
     def returned(self, tensor: Tensor) -> None:
         """Part of what the network gives."""
-        value = self._value(tensor)
+        value = self.of(tensor)
         if value is not None:
             self._findings.sinks.add(value)
 
@@ -78,7 +79,8 @@ class ValueNotes:
         """Data has left for where nobody can follow it, and may come back."""
         self._findings.followed = False
 
-    def _value(self, tensor: Tensor) -> int | None:
+    def of(self, tensor: Tensor) -> int | None:
+        """The present value of a tensor; ``None`` for one of the network's own, as it was."""
         if id(tensor) in self._parameters:
             return None
         key = self._key(tensor)
@@ -96,7 +98,7 @@ class ValueNotes:
         elif id(base) in self._parameters:  # a view of a parameter is a constant
             self._make(tensor, [])
 
-    def _make(self, tensor: Tensor, taken: list[int]) -> int:
+    def _make(self, tensor: Tensor, written: list[int]) -> int:
         findings = self._findings
         dims = [d for d in self._dims(tensor) if d is not None and len(d) and (d >= 0).all()]
         findings.values.append(dims)
@@ -107,6 +109,6 @@ class ValueNotes:
             setattr(tensor, _ATTRIBUTE, (self._run, len(self._present)))
             self._present.append(value)
         else:
-            taken.append(self._present[key])
+            written.append(self._present[key])
             self._present[key] = value
         return value

@@ -93,7 +93,7 @@ def reference(
         if not any(_emptied(ids, keep) for dims in (*r.inputs, *r.outputs) for ids in dims or ())
     }
     mode = Recounting(recounts, survivors) if recounts else contextlib.nullcontext()
-    dims = {(w.module, w.call): w.dims for w in graph.witnesses}
+    witnesses = {(w.module, w.call): w for w in graph.witnesses}
 
     def shrink(key: Key, output: Tensor) -> Tensor | None:
         layer = graph.flow.around(key[0])
@@ -104,7 +104,10 @@ def reference(
                 return None
             own = graph.flow.layers[layer].dims
         else:
-            own = dims.get(key, ())
+            witness = witnesses.get(key)
+            own = witness.dims if witness else ()
+            if witness and witness.value in leaving.lost:
+                return None
         if any(_emptied(ids, keep) for ids in own):
             return None
         kept = gathered(output, own, survivors)
