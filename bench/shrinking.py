@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 import gammaslim as gs
 from bench.accuracy import glyphs, nets
+from bench.accuracy.one import machine
+from bench.pages import write_between
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cutting.md"
 
 BATCH = 64
 LOOKS = 20
@@ -36,7 +39,8 @@ class Training:
         """Begin; with a budget of these ``limits`` if they are given."""
         self.model = nets.build(net, seed=0).to(memory_format=torch.channels_last)
         self.data = data
-        graph = gs.trace(self.model, data.train_images[:1])
+        example = data.train_images[:BATCH].contiguous(memory_format=torch.channels_last)
+        graph = gs.trace(self.model, example)
         self.full = graph.cost().macs
         groups = gs.param_groups(self.model, graph, weight_decay=5e-4)
         self.optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
@@ -87,18 +91,33 @@ def compare(net: str, epochs: int, limits: Mapping[str, Any]) -> tuple[Training,
     return pair
 
 
-def show(net: str, pair: tuple[Training, Training]) -> None:
-    """The table."""
-    table = Table("", "full width", "shrinking", title=f"{net}, CPU seconds")
+def row(net: str, pair: tuple[Training, Training]) -> str:
+    """One line of the table."""
     full, small = pair
-    macs = gs.trace(small.model, small.data.train_images[:1]).cost().macs / small.full
-    table.add_row("all epochs", f"{sum(full.seconds):.1f}", f"{sum(small.seconds):.1f}")
-    table.add_row("last epoch", f"{full.seconds[-1]:.1f}", f"{small.seconds[-1]:.1f}")
-    table.add_row("MACs", "100%", f"{macs:.1%}")
-    table.add_row("test accuracy", f"{full.accuracy():.2%}", f"{small.accuracy():.2%}")
-    saved = 1 - sum(small.seconds) / sum(full.seconds)
-    table.add_row("time saved", "", f"{saved:.1%}")
-    Console().print(table)
+    macs = gs.trace(small.model, small.data.train_images[:BATCH]).cost().macs / small.full
+    taken = [sum(each.seconds) for each in pair]
+    return (
+        f"| {net} | {taken[0]:.0f} s | {taken[1]:.0f} s | {1 - taken[1] / taken[0]:.1%} "
+        f"| {1 - small.seconds[-1] / full.seconds[-1]:.1%} | {macs:.1%} "
+        f"| {full.accuracy():.1%} | {small.accuracy():.1%} |"
+    )
+
+
+HEAD = """\
+| network | full width | shrinking | saved | last epoch | MACs left | accuracy, full | shrunk |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def text(rows: Sequence[str], options: argparse.Namespace) -> str:
+    """The table, and what it was measured with."""
+    on = machine()
+    note = (
+        f"Processor seconds of {options.epochs} epochs, one seed; "
+        f"`Budget(keep_macs={options.keep_macs:g}, round_to={options.round_to}, "
+        f"settle={0.7 * options.end:.2g}, end={options.end:g})`; {on['cpu']}, 1 thread, "
+        f"torch {on['torch']}."
+    )
+    return "\n".join([HEAD, *rows, "", note, ""])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,8 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--net", nargs="+", default=list(nets.NETWORKS))
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--keep-macs", type=float, default=0.5)
-    parser.add_argument("--round-to", type=int, default=8, help="odd widths are slow widths")
-    parser.add_argument("--end", type=float, default=0.15, help="when the budget is met, 0 to 1")
+    parser.add_argument("--round-to", type=int, default=16, help="odd widths are slow widths")
+    parser.add_argument("--end", type=float, default=0.1, help="when the budget is met, 0 to 1")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     end = options.end
@@ -116,8 +135,9 @@ def main(argv: list[str] | None = None) -> None:
         "keep_macs": options.keep_macs, "round_to": options.round_to,
         "start": end / 10, "settle": 0.7 * end, "end": end,
     }  # fmt: skip
-    for net in options.net:
-        show(net, compare(net, options.epochs, limits))
+    rows = [row(net, compare(net, options.epochs, limits)) for net in options.net]
+    write_between(PAGE, "bench:shrinking", text(rows, options))
+    print(f"{PAGE} is written.")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
     {
         DENSE: "the whole network",
         "budget": "Budget",
+        "budget_late": "Budget, cut at the end",
         "proximal": "Proximal",
         "l1": "L1",
         "group_lasso": "GroupLasso",
@@ -31,7 +32,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
 )
 """Names and labels; ``scratch`` needs the result of ``budget``, and so comes after it."""
 
-OURS = ("budget", "proximal", "l1", "group_lasso")
+OURS = ("budget", "budget_late", "proximal", "l1", "group_lasso")
 UNCUT = (DENSE, "narrow", "scratch")
 """Those that train in one piece and cut nothing that was trained."""
 

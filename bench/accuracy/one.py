@@ -16,6 +16,7 @@ import gammaslim as gs
 from bench.accuracy import baselines, measures
 from bench.accuracy.glyphs import CACHE, Glyphs
 from bench.accuracy.grid import OURS, UNCUT, Entry
+from bench.accuracy.late import LateBudget
 from bench.accuracy.nets import build
 from bench.accuracy.ours import Budgeted, Sparse
 from bench.accuracy.results import Record, fingerprint
@@ -110,6 +111,8 @@ def cutting(entry: Entry, training: Training) -> Cutting:
     """The method of a run; Torch-Pruning is imported only where it runs."""
     if entry.method == "budget":
         return Budgeted(training, entry.share)
+    if entry.method == "budget_late":
+        return LateBudget(training, entry.share)
     if entry.method in OURS:
         return Sparse(training, entry.method, entry.share)
     from bench.accuracy.peer import Peer

@@ -165,7 +165,9 @@ ran on the machine meanwhile, so the first are the better ones.
   {rest} epochs more with the same optimizer. λ is what `gs.suggest_strength` says with a margin
   of {setup.margin}, untuned, and the same for every share.
 - **Budget**: `gs.Budget(keep_macs=..., steps=...)` with its defaults over all {setup.epochs}
-  epochs, cut as soon as the chosen channels are zero, with the same optimizer throughout.
+  epochs, cut as soon as the chosen channels are zero, with the same optimizer throughout. **Cut at
+  the end**: the same training, at full width up to its end, as in the README; both cuts leave the
+  same network up to rounding.
 - **Torch-Pruning {peer}**: {setup.sparse_epochs} epochs, with `update_regularizer` and
   `regularize` as in its README where the pruner has them, then `pruner.step()` for a hundredth
   of the channels at a time until the MACs are met, then {rest} epochs with a fresh optimizer.
@@ -206,7 +208,8 @@ ABOUT = """\
 Written by `python -m bench.accuracy` from `bench/accuracy/results.jsonl`; `make accuracy` goes on
 where it stopped. Accuracies are in percent of the test pictures: mean ± standard deviation over the
 seeds, or the only number where there is one seed. "Before the cut" is in the middle of training,
-while the learning rate is high: two fifths of the way for Budget, two thirds for the others."""
+while the learning rate is high: two fifths of the way for Budget, two thirds for the others, but
+for the budget that is cut at the end."""
 EXACTNESS = """\
 Over all test pictures: the largest change of any logit, relative to the largest logit, and the
 share of pictures of which the network says the same right before and right after the cut; the worst

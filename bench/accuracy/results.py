@@ -12,6 +12,7 @@ from bench.accuracy.grid import OURS, UNCUT
 from bench.zoo.results import Record, records
 
 FOLDER = Path(__file__).parent
+OWN = {"budget_late": "late"}
 COMMON = ("glyphs", "nets", "setup", "training", "measures")
 
 
@@ -23,6 +24,7 @@ def fingerprint(method: str) -> str:
     there may move accuracies.
     """
     own = "ours" if method in OURS else "baselines" if method in UNCUT else "peer"
+    own = OWN.get(method, own)
     digest = hashlib.sha256()
     for name in (*COMMON, own):
         digest.update(_code((FOLDER / f"{name}.py").read_text(encoding="utf-8")).encode())

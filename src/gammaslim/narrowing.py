@@ -108,9 +108,10 @@ def _work(graph: ChannelGraph, leaving: Departures, some: Map) -> Iterator[Work]
 
 
 def _witnesses(graph: ChannelGraph, leaving: Departures) -> Iterator[Witness]:
-    """Those of what stays, and one for each constant that somebody reads."""
+    """Those of what stays and is needed, and one for each constant that somebody reads."""
     for witness in graph.witnesses:
-        if graph.flow.around(witness.module) not in leaving.remnants:
+        leaves = graph.flow.around(witness.module) in leaving.remnants
+        if not leaves and witness.value not in leaving.lost:
             yield witness
     for path, remnant in leaving.remnants.items():
         if remnant.told:

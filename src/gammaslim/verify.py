@@ -26,7 +26,7 @@ from gammaslim.modules import (
     training_mode,
 )
 from gammaslim.records import BoolArray, IntArray, kept_mask
-from gammaslim.running import Key, Recounting, gathered, run_observed
+from gammaslim.running import OUTPUT, Key, Recounting, gathered, run_observed
 
 TOLERANCES: Mapping[torch.dtype, float] = {
     torch.float64: 1e-9,
@@ -105,9 +105,9 @@ def reference(
             own = graph.flow.layers[layer].dims
         else:
             witness = witnesses.get(key)
-            own = witness.dims if witness else ()
-            if witness and witness.value in leaving.lost:
+            if key[0] != OUTPUT and (witness is None or witness.value in leaving.lost):
                 return None
+            own = witness.dims if witness else ()
         if any(_emptied(ids, keep) for ids in own):
             return None
         kept = gathered(output, own, survivors)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gammaslim.errors import PenaltyError, TargetError
+
+FloatArray = NDArray[np.float64]
 
 FEWEST_STEPS = 10
 """Below this there is no time to look, to choose and to shrink."""
@@ -39,6 +44,8 @@ class Budget:
         end: fraction at which the chosen channels are exactly zero; what remains of the steps is
             training of the others.
         cost_power: p, how much the cost that a channel saves counts against its score.
+        costs: what each channel of the graph saves, if not what the target is about: with
+            :func:`gammaslim.channel_latencies`, slow channels go before others.
         min_channels: every group keeps at least this many channels.
         band: the least and largest width of a group, as multiples of its width if all groups were
             narrowed by the same ratio to the same target.  Where the target cannot be met within
@@ -70,6 +77,7 @@ class Budget:
     settle: float = 0.3
     end: float = 0.4
     cost_power: float = 0.5
+    costs: FloatArray | None = field(default=None, repr=False, compare=False)
     band: tuple[float, float] = (0.75, 1.33)
     min_channels: int = 2
     max_remove: float = 1.0
@@ -106,7 +114,9 @@ class Budget:
     def __repr__(self) -> str:
         """What was asked for, without what was left as it is."""
         given = (
-            f"{f.name}={v!r}" for f in fields(self) if (v := getattr(self, f.name)) != f.default
+            f"{f.name}={v!r}"
+            for f in fields(self)
+            if f.repr and (v := getattr(self, f.name)) != f.default
         )
         return f"Budget({', '.join(given)})"
 

@@ -150,8 +150,23 @@ class Settling:
 
 def _weights(budget: Budget, graph: ChannelGraph) -> FloatArray:
     """``cost^p`` of each channel, of the cost that the target is about."""
+    if budget.costs is not None:
+        return _given_costs(budget.costs, graph) ** budget.cost_power
     if budget.remove_channels is not None:
         return np.ones(graph.num_channels)
     kind: CostKind = "params" if budget.keep_params is not None else "macs"
     costs = channel_costs(graph, kind)
     return np.maximum(costs / max(costs.max(), 1.0), 1e-12) ** budget.cost_power
+
+
+def _given_costs(costs: FloatArray, graph: ChannelGraph) -> FloatArray:
+    """Costs as shares of the largest; what was too short to be measured takes the least time."""
+    values = np.asarray(costs, dtype=np.float64)
+    if values.shape != (graph.num_channels,) or not (values >= 0).all():  # NaN as well
+        raise PenaltyError(
+            f"Budget(costs=...) was given an array of shape {values.shape}; one number of 0 or "
+            f"above is needed for each of this graph's {graph.num_channels} channels, as from "
+            "gs.channel_latencies(model, graph)."
+        )
+    known = values[values > 0]
+    return np.maximum(values, known.min()) / known.max() if len(known) else np.ones(len(values))
