@@ -237,6 +237,29 @@ def test_numbers_that_make_no_sense_are_refused(options, error, text):
         gs.Budget(**options)
 
 
+def test_given_costs_say_which_channels_go_first():
+    """A hundred times the cost of the other layer's: the first ends up narrower than the second."""
+    model, graph = plain()
+    costs = np.ones(graph.num_channels)
+    costs[graph.sites[("bn0.weight", 0)]] = 100.0
+    optimizer = sgd(model)
+    budget = gs.Budget(steps=STEPS, remove_channels=0.4, costs=costs, cost_power=2.0, band=(0, 9))
+    handle = gs.attach(model, graph, optimizer, budget)
+    training(model, optimizer)
+    keep = graph.keep_mask(handle.plan())
+    left = [keep[graph.sites[(f"bn{i}.weight", 0)]].mean() for i in range(2)]
+    assert left[0] < left[1]
+    assert "costs" not in repr(budget)
+
+
+@pytest.mark.parametrize("costs", [np.ones(3), np.array([-1.0]), np.full(400, np.nan)])
+def test_costs_that_make_no_sense_are_refused(costs):
+    model, graph = plain()
+    budget = gs.Budget(steps=STEPS, keep_macs=0.5, costs=costs)
+    with pytest.raises(PenaltyError, match=r"costs=.* one number of 0 or above is needed for each"):
+        gs.attach(model, graph, sgd(model), budget)
+
+
 def test_a_training_shorter_than_the_budget_is_refused():
     model, graph = plain()
     with pytest.raises(PenaltyError, match="takes 50 optimizer steps, but the training has 30"):
