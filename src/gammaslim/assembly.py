@@ -174,7 +174,7 @@ def _flow(
     }
     flow = Flow(
         values=tuple(
-            tuple(ids for own in dims if len(ids := channels.of(own)) and (ids >= 0).all())
+            tuple(ids for own in dims if len(ids := channels.of(own)) and ids.min() >= 0)
             for dims in findings.values
         ),
         sinks=frozenset(findings.sinks),

@@ -84,6 +84,13 @@ def inspect(
     exact: Annotated[
         bool, typer.Option("--exact", help="Also keep channels that can only go inexactly.")
     ] = False,
+    select_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--select-inputs",
+            help="Let every BatchNorm that reads a shared stream drop its own channels of it.",
+        ),
+    ] = False,
 ) -> None:
     """Show which channels of a network may go, which may not, and why."""
     with _errors_as_one_line():
@@ -92,7 +99,13 @@ def inspect(
 
         asked = None if shape is None else parse_shape(shape)
         model = load_network(spec)
-        graph = gs.trace(model, example_for(model, asked), ignore=tuple(ignore or ()), exact=exact)
+        graph = gs.trace(
+            model,
+            example_for(model, asked),
+            tuple(ignore or ()),
+            exact,
+            select_inputs=select_inputs,
+        )
         _console().print(graph_report(graph))
 
 

@@ -51,12 +51,15 @@ def window_of(module: nn.Module) -> Windows | None:
 
 def may_leave(module: nn.Module) -> bool:
     """Whether a constant can take the layer's place: it is known, and nothing else lives in it."""
-    inner = [m for m in module.modules() if m is not module]
-    held = any(
+    owns = any(p is not None for p in module._parameters.values())  # noqa: SLF001 -- much faster
+    if not owns or channel_dim(module) is None:
+        return False
+    if not module._modules:  # noqa: SLF001
+        return True
+    inner = (m for m in module.modules() if m is not module)
+    return not any(
         True for m in inner for _ in (*m.parameters(recurse=False), *m.buffers(recurse=False))
     )
-    owns = next(module.parameters(recurse=False), None) is not None
-    return owns and not held and channel_dim(module) is not None
 
 
 def is_batch(tensor: Tensor, module: nn.Module) -> bool:

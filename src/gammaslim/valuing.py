@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,23 @@ _ATTRIBUTE = "_gammaslim_memory"
 _RUNS = itertools.count(1)
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What is known of an operator: which of its outputs are views, whether it draws numbers."""
+
+    name: str
+    views: tuple[bool, ...]
+    random: bool
+
+    @classmethod
+    def of(cls, func: Any) -> _Kind:
+        """Read off its schema."""
+        schema = getattr(func, "_schema", None)
+        aliases = [each.alias_info for each in schema.returns] if schema is not None else []
+        views = tuple(alias is not None and not alias.is_write for alias in aliases)
+        return cls(str(func), views, torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()))
+
+
 class ValueNotes:
     """What one run notes of values.
 
@@ -33,6 +51,7 @@ class ValueNotes:
         self._present: list[int] = []
         self._run = next(_RUNS)
         self._parameters: set[int] = set()
+        self._kinds: dict[Any, _Kind] = {}
 
     def name(self, tensor: Tensor) -> None:
         """A tensor of the network's own: a constant."""
@@ -40,30 +59,28 @@ class ValueNotes:
 
     def operator(self, module: str, op: Op) -> None:
         """Note a call: what it reads, and which values it makes."""
+        kind = self._kinds.get(op.func)
+        if kind is None:
+            kind = self._kinds[op.func] = _Kind.of(op.func)
         taken = [v for t in op.inputs if (v := self.of(t)) is not None]
-        schema = getattr(op.func, "_schema", None)
-        returns = schema.returns if schema is not None else ()
         made, written = list[int](), list[int]()
         for index, tensor in enumerate(op.outputs):
-            alias = returns[min(index, len(returns) - 1)].alias_info if returns else None
-            if alias is not None and not alias.is_write and op.inputs:
+            if kind.views and kind.views[min(index, len(kind.views) - 1)] and op.inputs:
                 self._share(tensor, op.inputs[0])
             else:
                 made.append(self._make(tensor, written))
         if not op.outputs and taken:
             self._findings.followed = False  # a number for Python code, or a hidden write
         if made or taken:
-            random = torch.Tag.nondeterministic_seeded in getattr(op.func, "tags", ())
-            name = str(op.func)
-            taken = list(dict.fromkeys([*taken, *written]))
-            call = RawCall(module, name, tuple(taken), tuple(made), tuple(written), random)
+            taken = tuple(dict.fromkeys([*taken, *written]))
+            call = RawCall(module, kind.name, taken, tuple(made), tuple(written), kind.random)
             self._findings.calls.append(call)
 
     def layer(self, path: str, module: nn.Module, output: Any) -> None:
         """Note what a layer that may leave has given."""
-        if not isinstance(output, Tensor) or path in self._findings.layers:
+        if not module._parameters or path in self._findings.layers:  # noqa: SLF001
             return
-        if may_leave(module) and is_batch(output, module):
+        if isinstance(output, Tensor) and may_leave(module) and is_batch(output, module):
             dim = channel_dim(module)
             assert dim is not None  # noqa: S101 -- may_leave says so
             labels = self._dims(output)[dim]
@@ -100,8 +117,7 @@ class ValueNotes:
 
     def _make(self, tensor: Tensor, written: list[int]) -> int:
         findings = self._findings
-        dims = [d for d in self._dims(tensor) if d is not None and len(d) and (d >= 0).all()]
-        findings.values.append(dims)
+        findings.values.append([labels for labels in self._dims(tensor) if labels is not None])
         value = len(findings.values) - 1
         key = self._key(tensor)
         self._parameters.discard(id(tensor))  # a buffer that is written to is none any more

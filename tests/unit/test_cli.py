@@ -82,6 +82,12 @@ def test_inspect_ignores(here):
     assert "coverage 0.0%" in result.stdout
 
 
+def test_inspect_selects_inputs(here):
+    result = run("inspect", "tinynets:tiny", "--input", "2,3,16,16", "--select-inputs")
+    assert result.exit_code == 0
+    assert "coverage" in result.output
+
+
 def test_inspect_reports_a_wrong_input(here):
     result = run("inspect", "tinynets:tiny", "--input", "1,5,16,16")
     assert_one_line_error(result)
