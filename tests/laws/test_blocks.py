@@ -1,5 +1,6 @@
 """Dead blocks: a residual branch that has lost all its channels leaves the network as a whole."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -379,12 +380,8 @@ def test_law_on_made_up_networks():
     @given(programs(), st.integers(0, 9), st.booleans())
     def law(program: Program, seed: int, select_inputs: bool) -> None:  # noqa: FBT001
         model, image = build(program, seed), noise(2, 3, SIZE, SIZE)().double()
-        try:
+        with contextlib.suppress(gs.NothingToPruneError):
             left[0] += check_emptied(model, image, seed, 1e-6, select_inputs=select_inputs)
-        except gs.VerificationError:
-            raise
-        except gs.GammaslimError as error:
-            assert len(str(error)) > 40  # noqa: PT017 -- a refusal carries its reason
 
     law()
     assert left[0]

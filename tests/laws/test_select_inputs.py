@@ -253,3 +253,13 @@ def test_training_goes_on_as_in_the_masked_network():
             own.append(loss.item())
         losses.append(own)
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_an_instance_norm_selects_nothing():
+    """It runs as a BatchNorm over all images at once, with its weight repeated."""
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(WIDTH, affine=True)
+    model = nn.Sequential(nn.Conv2d(3, WIDTH, 3), norm, Branch(), nn.BatchNorm2d(WIDTH), nn.ReLU())
+    model = nn.Sequential(*model, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 4))
+    graph = oracle.check_law(model, IMAGE, 0.5, 1, select_inputs=True)
+    assert [one.module for one in graph.selections.each] == ["2.norm", "3"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from gammaslim.labels import LabelArray, Partition
-from gammaslim.modules import NORM_BASE
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
 from gammaslim.rules.pointwise import broadcast
@@ -23,8 +22,10 @@ def batch_norm(recorder: Recorder, op: Op) -> None:
     dims = list(recorder.dims(x))
     channels = dims[1]
     own = recorder.dims(weight)[0] if weight is not None else None
-    running = recorder.module_name if isinstance(recorder.module, NORM_BASE) else ""
-    if recorder.streams.select(running, channels, own):
+    # Of a BatchNorm module only: InstanceNorm repeats its weight for every image.
+    module = recorder.module_name
+    mine = recorder.name_of(weight) == f"{module}.weight"
+    if recorder.streams.select(module if mine else "", channels, own):
         channels = own
     for name in ("weight", "bias", "running_mean", "running_var"):
         if (own := op.get(name)) is not None:
