@@ -44,6 +44,11 @@ class Constant(nn.Module):
         constant = self.value.reshape(shape).expand(sizes)
         return constant.clone() if remnant.written else constant
 
+    def reset_parameters(self) -> None:
+        """Zero, as for a network that is to be trained anew."""
+        if self.value is not None:
+            self.value.zero_()
+
     def extra_repr(self) -> str:
         """What it stands in for, in short."""
         return f"width={self.remnant.width if self.value is None else len(self.value)}"

@@ -255,6 +255,15 @@ def test_a_failed_cut_puts_layers_back(monkeypatch):
     assert found == [list(map(id, own)) for own in groups]
 
 
+def test_a_network_drawn_anew_starts_without_old_constants():
+    model = net()
+    silence(model[2].bn1)
+    gs.prune(model, *dead(model))
+    assert model[2].bn2.value.any()
+    gs.reset_parameters(model)
+    assert not model[2].bn2.value.any()
+
+
 def test_exported_like_the_rest():
     model = net()
     silence(model[2].bn1)
