@@ -21,10 +21,10 @@ class Departures:
 
     ``remnants``: the layers that leave, by path, and what takes their places.  ``tensors`` are
     theirs, by name.  ``idle`` are the modules whose work is for nothing, ``lost`` the values that
-    nobody needs any more.  ``shape``:
-    the channels in ``keep``, and one of each group that has none, for code that needs some size.
-    ``stuck``: groups without which nothing is left of some dimension, although a layer that stays
-    holds some of them, or the network's output would be a constant.
+    nobody needs any more.  ``shape``: the channels in ``keep``, and one of each group that has
+    none, for code that needs some size.  ``stuck``: groups without which nothing is left of some
+    dimension, although a layer that stays holds some of them, or the network's output would be a
+    constant.
     """
 
     shape: BoolArray

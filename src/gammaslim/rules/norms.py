@@ -32,7 +32,7 @@ def batch_norm(recorder: Recorder, op: Op) -> None:
             channels = recorder.unite(channels, recorder.dims(own)[0], recorder.labels(x).reason)
     dims[1] = channels
     _remember_scale(recorder, op)
-    _statistics_over(recorder, op, [d for i, d in enumerate(dims) if i != 1])
+    _statistics_over(recorder, op, dims)
     affine = weight is not None and op.get("bias") is not None
     recorder.give(op.out, dims, zero=affine or recorder.labels(x).zero)
     for out in op.outputs[1:]:
@@ -47,13 +47,17 @@ def _remember_scale(recorder: Recorder, op: Op) -> None:
 
 
 def _statistics_over(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
-    """Mark channels whose number enters the statistics, as in weight standardisation."""
-    labelled = [d for d in dims if d is not None]
+    """Mark channels whose number enters the statistics, as in weight standardisation.
+
+    ``dims``: those of the output.
+    """
+    labelled = [d for i, d in enumerate(dims) if i != 1 and d is not None]
     for labels in labelled:
         recorder.depends_on_count(labels)
     if labelled:
-        tensors = (op.get(n) for n in ("input", "weight", "bias", "running_mean", "running_var"))
-        recorder.recount([t for t in tensors if t is not None])
+        tensors = (op.get(name) for name in ("weight", "bias", "running_mean", "running_var"))
+        # The input counts by what this BatchNorm reads of it, which may be less than there is.
+        recorder.recount([tuple(dims), *(t for t in tensors if t is not None)])
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
