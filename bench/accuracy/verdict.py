@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench.accuracy.grid import DENSE, METHODS, OURS, SHARES
+from bench.accuracy.grid import DENSE, LATE, METHODS, OURS, SHARES
 from bench.accuracy.nets import NETWORKS
 from bench.accuracy.results import Record
 
@@ -39,7 +39,10 @@ class Cell:
 
 def cell(records: Sequence[Record], net: str, share: float) -> Cell:
     """What is known of one network and share."""
-    mine = [r for r in records if r["net"] == net and r["share"] == share and r["method"] != DENSE]
+    mine = [
+        r for r in records
+        if r["net"] == net and r["share"] == share and r["method"] not in (DENSE, LATE)
+    ]  # fmt: skip
     seeds = {m: {r["seed"] for r in mine if r["method"] == m} for m in METHODS}
     present = [method for method in METHODS if seeds[method]]
     shared = set.intersection(*(seeds[method] for method in present)) if present else set()
@@ -62,7 +65,32 @@ def verdict(records: Sequence[Record]) -> str:
     head = f"Test accuracy after fine-tuning; less than {LEVEL:g} percent apart counts as level."
     overall = f"- The best of ours against the best of the others: {tally(cells, best_of_ours)}."
     each = "\n".join(f"- {sentence(found)}" for found in cells)
-    return "\n".join([head, "", overall, *against(cells)]) + f"\n\nIn each of them:\n\n{each}"
+    text = "\n".join([head, "", overall, *against(cells)]) + f"\n\nIn each of them:\n\n{each}"
+    right_after = "\n".join(f"- {line}" for each in cells if (line := after_cut(records, each)))
+    if right_after:
+        text += f"\n\nRight after the cut, over the seeds that each method has:\n\n{right_after}"
+    return text
+
+
+def after_cut(records: Sequence[Record], each: Cell) -> str:
+    """The best of ours and of the others right after the cut; nothing where one lacks."""
+    known: dict[str, list[float]] = {}
+    for record in records:
+        if (record["net"], record["share"]) == (each.net, each.share) and "after_cut" in record:
+            known.setdefault(record["method"], []).append(100 * record["after_cut"])
+    means = {method: statistics.mean(values) for method, values in known.items()}
+    ours = [method for method in means if method in OURS]
+    others = [method for method in means if method not in OURS]
+    if not (ours and others):
+        return ""
+    mine, other = max(ours, key=means.__getitem__), max(others, key=means.__getitem__)
+    runs = f"{len(known[mine])} seed{'s' * (len(known[mine]) != 1)}"
+    early = f", Budget {means['budget']:.1f}" if "budget" in means and mine != "budget" else ""
+    return (
+        f"{each.net}, {each.share:g}: ours {standing(means[mine], means[other])}: {METHODS[mine]} "
+        f"{means[mine]:.1f} ({runs}){early}; best of the others "
+        f"{METHODS[other]} {means[other]:.1f}."
+    )
 
 
 def best_of_ours(each: Cell) -> tuple[float, float] | None:
@@ -114,7 +142,7 @@ def sentence(each: Cell) -> str:
     known = "budget" in each.means and ours != "budget"
     budget = f", Budget {each.means['budget']:.1f}" if known else ""
     run = f"{each.seeds} seed{'s' * (each.seeds != 1)}"
-    missing = len(METHODS) - 1 - len(each.means)
+    missing = len(METHODS) - len((DENSE, LATE)) - len(each.means)
     run += f", {missing} methods missing" if missing else ""
     return (
         f"{each.net}, {each.share:g}: ours {f'**{word}**' if word == 'behind' else word}: "

@@ -202,7 +202,7 @@ def test_the_page_states_means_spreads_and_seeds():
         "- vgg, 0.5: ours ahead: Budget 80.0; best of the others narrower network from scratch 70.0"
     )
     assert said in unwrapped(text)
-    assert f"(1 seed, {len(METHODS) - 3} methods missing)" in unwrapped(text)
+    assert f"(1 seed, {len(METHODS) - 4} methods missing)" in unwrapped(text)
 
 
 def test_the_page_says_plainly_where_another_method_is_better():
