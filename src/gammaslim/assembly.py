@@ -137,7 +137,7 @@ def assemble(
 
 def _ids(raw: RawLayer, channels: Channels) -> IntArray:
     if raw.labels is None:
-        return np.full(raw.shape[raw.dim], FIXED, dtype=np.int64)
+        return np.full(raw.size, FIXED, dtype=np.int64)
     return channels.of(raw.labels)
 
 
@@ -165,7 +165,7 @@ def _flow(
     layers = {
         path: Layer(
             _ids(raw, channels),
-            len(raw.shape),
+            raw.ndim,
             raw.dim,
             window_of(modules[path]),
         )

@@ -129,10 +129,11 @@ class RawCall:
 
 @dataclass(frozen=True)
 class RawLayer:
-    """What a layer that may leave gives, and the labels of dimension ``dim``."""
+    """What a layer that may leave gives: labels and size of dimension ``dim`` of ``ndim``."""
 
     labels: LabelArray
-    shape: tuple[int, ...]
+    size: int
+    ndim: int
     dim: int
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from gammaslim.flow import Windows
 from gammaslim.modules import NORM_BASE
@@ -62,7 +62,7 @@ def may_leave(module: nn.Module) -> bool:
     )
 
 
-def is_batch(tensor: Tensor, module: nn.Module) -> bool:
+def is_batch(ndim: int, module: nn.Module) -> bool:
     """Whether what a layer gives has a batch dimension."""
     window = window_of(module)
-    return window is None or tensor.ndim == len(window) + 2
+    return window is None or ndim == len(window) + 2

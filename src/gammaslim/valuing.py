@@ -80,11 +80,15 @@ class ValueNotes:
         """Note what a layer that may leave has given."""
         if not module._parameters or path in self._findings.layers:  # noqa: SLF001
             return
-        if isinstance(output, Tensor) and may_leave(module) and is_batch(output, module):
-            dim = channel_dim(module)
-            assert dim is not None  # noqa: S101 -- may_leave says so
-            labels = self._dims(output)[dim]
-            self._findings.layers[path] = RawLayer(labels, tuple(output.shape), dim)
+        if not isinstance(output, Tensor) or not may_leave(module):
+            return
+        dims, dim = self._dims(output), channel_dim(module)
+        assert dim is not None  # noqa: S101 -- may_leave says so
+        if is_batch(len(dims), module):
+            labels = dims[dim]
+            # Every look at a tensor's shape is a call that the trace follows: as few as possible.
+            size = int(output.shape[dim]) if labels is None else len(labels)
+            self._findings.layers[path] = RawLayer(labels, size, len(dims), dim)
 
     def returned(self, tensor: Tensor) -> None:
         """Part of what the network gives."""
