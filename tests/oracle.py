@@ -103,6 +103,21 @@ def masked_copy(model: nn.Module, plan: gs.Plan, spare: Spare = ()) -> nn.Module
     return masked
 
 
+def masked_by(
+    model: nn.Module, graph: gs.ChannelGraph, keep: np.ndarray, spare: Spare = ()
+) -> nn.Module:
+    """A deep copy in which everything is zero that belongs to a channel that goes."""
+    masked = copy.deepcopy(model)
+    found = named_tensors(masked)
+    with torch.no_grad():
+        for (name, dim), ids in graph.sites.items():
+            if any(name.endswith(end) and dim == at for end, at in spare):
+                continue
+            gone = np.flatnonzero((ids >= 0) & ~keep[ids])
+            found[name].index_fill_(dim, torch.from_numpy(gone), 0)
+    return masked
+
+
 def norm_outputs(model: nn.Module, inputs: Any) -> dict[str, list[Tensor]]:
     """What each BatchNorm puts out in evaluation mode, call by call."""
     seen: dict[str, list[Tensor]] = {}

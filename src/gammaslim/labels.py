@@ -33,6 +33,11 @@ def reason_number(code: int) -> int:
     return 0 if code == ELASTIC else -1 - code
 
 
+def or_fixed(labels: LabelArray, length: int, code: int = fixed_code(0)) -> IntArray:
+    """The labels of a dimension, or ``length`` times the code of an index that is fixed."""
+    return np.full(length, code, dtype=np.int64) if labels is None else labels
+
+
 @dataclass
 class Partition:
     """Equal parts: ``rows[i]`` are the labels of part ``i``, all of one length.

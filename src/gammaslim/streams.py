@@ -8,7 +8,7 @@ import numpy as np
 
 from gammaslim.classes import Classes
 from gammaslim.findings import Dims, Findings, RawSelection, TensorLabels
-from gammaslim.labels import LabelArray, fixed_code
+from gammaslim.labels import LabelArray, or_fixed
 from gammaslim.records import BoolArray, IntArray
 from gammaslim.selections import InputSelection, InputSelections
 
@@ -26,7 +26,7 @@ class StreamNotes:
 
     def pick(self, stream: LabelArray, size: int, places: IntArray) -> LabelArray:
         """The running BatchNorm's own index takes ``places`` of a stream; the labels it gets."""
-        self._picked = _or_fixed(stream, size), places
+        self._picked = or_fixed(stream, size), places
         self._selects = True
         return None if stream is None else stream[places]
 
@@ -40,7 +40,7 @@ class StreamNotes:
         free = module in self.selecting
         if reads is None or not (free or picked):
             return False
-        stream, places = picked or (_or_fixed(channels, len(reads)), np.arange(len(reads)))
+        stream, places = picked or (or_fixed(channels, len(reads)), np.arange(len(reads)))
         known = self._findings.selections.setdefault(module, RawSelection(stream, reads, places))
         if not np.array_equal(known.stream, stream):  # one index for several streams
             self._findings.store.unite(known.stream, stream)
@@ -53,10 +53,6 @@ class StreamNotes:
         if not selects:
             ways = ([d for dims in side for d in dims if d is not None] for side in (taken, given))
             self._findings.flows.append((next(ways), next(ways)))
-
-
-def _or_fixed(labels: LabelArray, size: int) -> IntArray:
-    return np.full(size, fixed_code(0), dtype=np.int64) if labels is None else labels
 
 
 def shared_streams(findings: Findings) -> frozenset[str]:

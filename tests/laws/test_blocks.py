@@ -327,19 +327,6 @@ def random_emptied(graph, seed):
     return scores
 
 
-def masked_by(model, graph, keep, spare):
-    """A deep copy in which everything is zero that belongs to a channel that goes."""
-    masked = copy.deepcopy(model)
-    tensors = oracle.named_tensors(masked)
-    with torch.no_grad():
-        for (name, dim), ids in graph.sites.items():
-            if any(name.endswith(end) and dim == at for end, at in spare):
-                continue
-            gone = np.flatnonzero((ids >= 0) & ~keep[ids])
-            tensors[name].index_fill_(dim, torch.from_numpy(gone), 0)
-    return masked
-
-
 def check_emptied(model, inputs, seed, tolerance=1e-4, *, counted=True, spare=(), **options):
     """Empty random groups, and check all that must hold; whether any layer left."""
     oracle.randomise_batchnorms(model, seed)
@@ -347,7 +334,7 @@ def check_emptied(model, inputs, seed, tolerance=1e-4, *, counted=True, spare=()
     plan = gs.select(graph, random_emptied(graph, seed), threshold=0.05, min_channels=0)
     keep = graph.keep_mask(plan)
     assert np.array_equal(graph.settled(keep), keep)
-    masked = masked_by(model, graph, keep, spare)
+    masked = oracle.masked_by(model, graph, keep, spare)
     outcome = gs.prune(model, graph, plan, fold=False)
     if graph.exact[~keep].all():
         found = oracle.drift(oracle.outputs(masked, inputs), oracle.outputs(model, inputs))

@@ -29,17 +29,6 @@ def named(name: str) -> nn.Module:
     return timm.create_model(own, num_classes=10)
 
 
-def masked(model: nn.Module, graph: gs.ChannelGraph, keep: np.ndarray) -> nn.Module:
-    """A deep copy in which everything is zero that belongs to a channel that goes."""
-    copied = copy.deepcopy(model)
-    tensors = oracle.named_tensors(copied)
-    with torch.no_grad():
-        for (name, dim), ids in graph.sites.items():
-            gone = np.flatnonzero((ids >= 0) & ~keep[ids])
-            tensors[name].index_fill_(dim, torch.from_numpy(gone), 0)
-    return copied
-
-
 @pytest.mark.parametrize(
     ("name", "least"),
     [
@@ -71,7 +60,7 @@ def test_branches_leave(name: str, least: int, tmp_path: object) -> None:
         scores[graph.groups[index].channels] = 0
     plan = gs.select(graph, scores, threshold=0.05, min_channels=0)
     assert plan.remnants
-    before = masked(model, graph, graph.keep_mask(plan))
+    before = oracle.masked_by(model, graph, graph.keep_mask(plan))
     cut = copy.deepcopy(model)
     outcome = gs.prune(cut, graph, plan, fold=False)
     assert oracle.drift(oracle.outputs(before, IMAGE), oracle.outputs(cut, IMAGE)) <= 1e-4

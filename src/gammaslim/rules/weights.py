@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gammaslim.findings import ConvSizes
-from gammaslim.labels import LabelArray, Partition, fixed_code
+from gammaslim.labels import LabelArray, Partition, fixed_code, or_fixed
 from gammaslim.modules import CONVOLUTION
 from gammaslim.ops import Op
 from gammaslim.recording import Recorder
@@ -48,14 +48,14 @@ def _grouped(
     x, groups = op["input"], op["groups"]
     reason = recorder.reason(f"grouped convolution with {groups} groups")
     fixed = fixed_code(recorder.labels(x).reason)
-    inputs = _or_fixed(channels, x.shape[1], fixed)
+    inputs = or_fixed(channels, x.shape[1], fixed)
     if op["transposed"]:
-        columns_in = _or_fixed(first, len(inputs), fixed_code(0))
+        columns_in = or_fixed(first, len(inputs), fixed_code(0))
         inputs = recorder.store.unite(inputs, columns_in)
         outputs = recorder.store.fresh(op.out.shape[1])
         columns: tuple[LabelArray, ...] = (None, second)
     else:
-        outputs = _or_fixed(first, op.out.shape[1], fixed_code(0))
+        outputs = or_fixed(first, op.out.shape[1], fixed_code(0))
         columns = (second, None)
     rows: tuple[IntArray, ...] = (inputs.reshape(groups, -1), outputs.reshape(groups, -1))
     given = _followed_groups(recorder)
@@ -95,10 +95,6 @@ _GROUPS = 6
 """Place of ``groups`` among the arguments of every convolution function."""
 
 
-def _or_fixed(labels: LabelArray, length: int, code: int) -> IntArray:
-    return np.full(length, code, dtype=np.int64) if labels is None else labels
-
-
 def _remember(
     recorder: Recorder,
     op: Op,
@@ -109,8 +105,8 @@ def _remember(
     """Keep the labels behind the module's in_channels, out_channels and groups."""
     if isinstance(recorder.module, CONVOLUTION):
         recorder.findings.convolutions[recorder.module_name] = ConvSizes(
-            _or_fixed(inputs, op["input"].shape[1], fixed_code(0)),
-            _or_fixed(outputs, op.out.shape[1], fixed_code(0)),
+            or_fixed(inputs, op["input"].shape[1], fixed_code(0)),
+            or_fixed(outputs, op.out.shape[1], fixed_code(0)),
             partition,
         )
 
