@@ -118,11 +118,10 @@ def reestimate(model: nn.Module, batches: Iterable[Any]) -> Callable[[], None]:
             for batch in batches:
                 args, kwargs = call_arguments(model, batch)
                 model(*args, **kwargs)
-    except CalibrationError:
+    except BaseException as error:  # any failure of the user's own code, or Ctrl-C
         restore()
-        raise
-    except Exception as error:  # any failure of the user's own code
-        restore()
+        if isinstance(error, CalibrationError) or not isinstance(error, Exception):
+            raise
         raise CalibrationError(
             f"The network fails on the calibration data: {type(error).__name__}: {error}."
         ) from error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from gammaslim.errors import VerificationError
 from gammaslim.flow import Remnant, keeps_sizes, spatial_sizes
+from gammaslim.undoing import Undo
 
 UNIFORM = 1e-5
 """How much a constant may vary over images and places, relative to its largest magnitude."""
@@ -68,19 +70,14 @@ def replace_layer(model: nn.Module, path: str, remnant: Remnant) -> Callable[[],
     return undo
 
 
-def set_value(model: nn.Module, path: str, value: Tensor) -> Callable[[], None]:
-    """Give the constant in a layer's place its value ``[width]``; what takes it back."""
+def set_value(model: nn.Module, path: str, value: Tensor, undo: Undo) -> None:
+    """Give the constant in a layer's place its value ``[width]``; ``undo`` learns of it."""
     constant = model.get_submodule(path)
     assert isinstance(constant, Constant)  # noqa: S101 -- the plan has put it there
     held = constant.value
     assert held is not None  # noqa: S101 -- somebody reads it
-    before = held.clone()
+    undo.steps.append(partial(held.copy_, held.clone()))
     held.copy_(value)
-
-    def undo() -> None:
-        held.copy_(before)
-
-    return undo
 
 
 def uniform_value(path: str, outputs: Sequence[Tensor], dim: int) -> Tensor:

@@ -17,7 +17,8 @@ from gammaslim.graph import ChannelGraph
 from gammaslim.modules import named_tensors, on_meta
 from gammaslim.plan import Plan
 from gammaslim.records import BoolArray
-from gammaslim.surgery import Undo, apply_plan, cuts_by_tensor, masked_state
+from gammaslim.surgery import apply_plan, cuts_by_tensor, masked_state
+from gammaslim.undoing import Undo
 from gammaslim.untold import remember
 from gammaslim.verify import (
     Evidence,
@@ -115,7 +116,12 @@ class _Task:
     def apply(self, constants: Mapping[str, Tensor]) -> Undo:
         """Cut, and put constants in the places of layers that leave."""
         undo = apply_plan(self.model, self.plan, self.optimizers)
-        undo.steps += [set_value(self.model, path, value) for path, value in constants.items()]
+        try:
+            for path, value in constants.items():
+                set_value(self.model, path, value, undo)
+        except BaseException:
+            undo()
+            raise
         return undo
 
 

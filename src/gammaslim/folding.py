@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gammaslim.modules import first_paths
 from gammaslim.reading import Reading
 from gammaslim.records import IntArray
+from gammaslim.undoing import Undo
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class Folded:
     added: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     biases: tuple[tuple[Tensor, Tensor], ...] = field(default=(), repr=False)
-    undo: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         """One clause for a report."""
@@ -39,11 +39,11 @@ class Folded:
 
 def fold(
     readings: Iterable[Reading],
-    names: Mapping[nn.Module, str],
     *,
     constants_only: bool,
     keep: Mapping[nn.Module, IntArray],
     weights: Mapping[nn.Module, Tensor],
+    undo: Undo,
     skipped: Sequence[str] = (),
 ) -> Folded:
     """Add what the removed inputs contributed to every layer that read them.
@@ -55,14 +55,13 @@ def fold(
 
     Args:
         readings: from :func:`observe`, before the cut.
-        names: the paths of modules.
         constants_only: leave inputs alone that vary.
         keep: per layer, the output indices that the cut has left, in its order.
         weights: per layer, its weight before the cut.
+        undo: learns how to take each change back.
         skipped: what could not be read, for the record.
     """
-    inputs, layers, added = 0, 0, list[Any]()
-    undo: list[Callable[[], None]] = []
+    inputs, layers, added = 0, 0, dict[str, Any]()
     for reading in readings:
         means = reading.means(constants_only=constants_only)
         if not means.any():
@@ -70,16 +69,15 @@ def fold(
         shift = _contribution(reading, means, weights[reading.module])
         shift = shift[torch.from_numpy(keep[reading.module])]
         if _absorb(reading, shift, undo):
-            added.append(reading.module)
+            added[reading.path] = reading.module
         inputs += int(means.count_nonzero())
         layers += 1
     return Folded(
         inputs,
         layers,
-        tuple(names[module] for module in added),
+        tuple(added),
         tuple(skipped),
-        tuple((module.weight, module.bias) for module in added),
-        tuple(undo),
+        tuple((module.weight, module.bias) for module in added.values()),
     )
 
 
@@ -97,7 +95,7 @@ def _contribution(reading: Reading, means: Tensor, weight: Tensor) -> Tensor:
     return (taps * per_group).sum(dim=1)
 
 
-def _absorb(reading: Reading, shift: Tensor, undo: list[Callable[[], None]]) -> bool:
+def _absorb(reading: Reading, shift: Tensor, undo: Undo) -> bool:
     """Add the shift to what the layer gives; whether a bias had to be added for it."""
     module, norm = reading.module, reading.norm
     bias: Any = getattr(module, "bias", None)
@@ -108,7 +106,7 @@ def _absorb(reading: Reading, shift: Tensor, undo: list[Callable[[], None]]) -> 
     if isinstance(mean, Tensor):
         _change(mean, -shift, undo)
         return False
-    undo.append(add_bias(module, shift))
+    undo.steps.append(add_bias(module, shift))
     return True
 
 
@@ -137,11 +135,11 @@ def _drop_bias(module: nn.Module) -> None:
     module.__dict__.pop(ADDED_BIAS, None)
 
 
-def _change(tensor: Tensor, amount: Tensor, undo: list[Callable[[], None]]) -> None:
+def _change(tensor: Tensor, amount: Tensor, undo: Undo) -> None:
     before = tensor.detach().clone()
 
     def restore() -> None:
         tensor.data.copy_(before)
 
-    undo.append(restore)
+    undo.steps.append(restore)
     tensor.data.copy_(tensor.detach().double() + amount.to(tensor.device))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from gammaslim.cutting import Proof, cut
 from gammaslim.errors import PlanError
 from gammaslim.folding import Folded, add_bias, fold
 from gammaslim.graph import ChannelGraph
-from gammaslim.modules import check_fresh, first_paths, named_tensors, on_meta, unwrap
+from gammaslim.modules import check_fresh, named_tensors, on_meta, unwrap
 from gammaslim.narrowing import narrowed
 from gammaslim.plan import Plan
 from gammaslim.reading import Reading, has_constants, network_outputs, observe
 from gammaslim.records import BoolArray, Cost, IntArray
-from gammaslim.remaining import contributions, settle
+from gammaslim.remaining import Contributions, settle
 from gammaslim.select import changed_attributes
 from gammaslim.surgery import check_optimizer
+from gammaslim.undoing import Undo
 from gammaslim.verify import drift_between
 from gammaslim.wrappers import refuse_sharded, retire
 
@@ -161,7 +163,7 @@ class _Cut:
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, plan: Plan, keep: BoolArray) -> None:
         self._model, self._graph, self._plan, self._keep = model, graph, plan, keep
-        self._undo: list[Callable[[], object]] = []
+        self._undo = Undo()
         self._proof: Proof | None = None
         self._folded, self._change = Folded(), None
 
@@ -182,28 +184,28 @@ class _Cut:
         if not folds or not (data or has_constants(model, graph, self._keep)):
             self._cut(optimizers, verify=verify)
             return
-        readings, skipped = observe(model, graph, self._keep, _batches(graph, data, "means"))
-        values = contributions(
-            model, graph, self._keep, _batches(graph, data, "branches"), means=data is not None
-        )
+        leaving = Contributions(model, graph, self._keep, means=data is not None)
+        batches = [graph.example_inputs] if data is None else data.batches("measuring means")
+        readings, skipped = observe(model, graph, self._keep, batches, leaving.looks)
         weights = {r.module: _weight(r).detach().clone() for r in readings}
         expected = network_outputs(model, graph.example_inputs)
         self._cut(optimizers, verify=verify)
         before = _difference(expected, network_outputs(model, graph.example_inputs))
         self._folded = fold(
             readings,
-            first_paths(model),
             constants_only=data is None,
             keep={r.module: self._outputs(r) for r in readings},
             weights=weights,
+            undo=self._undo,
             skipped=skipped,
         )
-        self._undo += [*self._folded.undo, *settle(model, values)]
+        settle(model, leaving.values(), self._undo)
         if data is not None:
-            self._undo.append(reestimate(model, data.batches("estimating BatchNorm statistics")))
+            restore = reestimate(model, data.batches("estimating BatchNorm statistics"))
+            self._undo.steps.append(restore)
         after = _difference(expected, network_outputs(model, graph.example_inputs))
         self._change = Change(before, after)
-        _join_groups(self._folded.biases, optimizers)
+        _join_groups(self._folded.biases, optimizers, self._undo)
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -214,12 +216,11 @@ class _Cut:
         """Give a layer a bias of zero if it has none."""
         module = self._model.get_submodule(name)
         if getattr(module, "bias", None) is None:
-            self._undo.append(add_bias(module))
+            self._undo.steps.append(add_bias(module))
 
     def restore(self) -> None:
         """Take everything back, last change first."""
-        while self._undo:
-            self._undo.pop()()
+        self._undo()
 
     def outcome(self) -> Outcome:
         """What happened, for the user."""
@@ -240,18 +241,14 @@ class _Cut:
         self._proof = cut(
             self._model, self._graph, self._plan, self._keep, optimizers, verify=verify
         )
-        self._undo.append(self._proof.undo)
+        self._undo.steps.append(self._proof.undo)
 
     def _outputs(self, reading: Reading) -> IntArray:
         """Which of a layer's outputs are left, in the order of the cut network."""
-        ids = self._graph.sites.get((f"{first_paths(self._model)[reading.module]}.weight", 0))
+        ids = self._graph.sites.get((f"{reading.path}.weight", 0))
         if ids is None:
             return np.arange(_weight(reading).shape[0])
         return self._graph.survivors(self._keep)(ids)
-
-
-def _batches(graph: ChannelGraph, data: Calibration | None, what: str) -> Iterable[Any]:
-    return [graph.example_inputs] if data is None else data.batches(f"measuring {what}")
 
 
 def _same_biases(done: Sequence[_Cut]) -> None:
@@ -281,10 +278,13 @@ def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     return max((drift_between(want, have) for want, have in pairs), default=0.0)
 
 
-def _join_groups(biases: Sequence[tuple[Tensor, Tensor]], optimizers: Sequence[Optimizer]) -> None:
+def _join_groups(
+    biases: Sequence[tuple[Tensor, Tensor]], optimizers: Sequence[Optimizer], undo: Undo
+) -> None:
     """Let a bias that was added be trained like the weight beside it."""
     for weight, bias in biases:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 if any(parameter is weight for parameter in group["params"]):
+                    undo.steps.append(partial(group.__setitem__, "params", [*group["params"]]))
                     group["params"].append(bias)

@@ -31,13 +31,14 @@ CONSTANT = 1e-6
 
 @dataclass
 class Reading:
-    """What one layer sees of the channels that will go.
+    """What one layer, at ``path``, sees of the channels that will go.
 
     ``columns`` are their indices among its inputs; per column the running sum, count, least and
     largest value.  ``norm``: the BatchNorm that reads this layer's output, if nothing else does.
     """
 
     module: nn.Module
+    path: str
     columns: IntArray
     total: Tensor
     low: Tensor
@@ -81,40 +82,37 @@ def has_constants(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> boo
 
 
 def observe(
-    model: nn.Module, graph: ChannelGraph, keep: BoolArray, batches: Iterable[Any]
+    model: nn.Module,
+    graph: ChannelGraph,
+    keep: BoolArray,
+    batches: Iterable[Any],
+    looks: Mapping[str, Callable[[Tensor], None]],
 ) -> tuple[list[Reading], list[str]]:
     """Run the uncut network in evaluation mode, and look at what each layer sees of what will go.
+
+    ``looks`` are shown what the modules with these paths give, in the same passes.
 
     Returns:
         One reading per layer that can be folded, and the names of those that cannot.
     """
     readings, skipped = _readings(model, graph, keep)
-    if not readings:
+    if not readings and not looks:
         return [], skipped
 
-    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def read(module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor):
             readings[module].look(args[0])
 
-    with _hooked([m.register_forward_pre_hook(look) for m in readings]):
+    def shown(look: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _args, output: look(output)
+
+    given = [(model.get_submodule(path), shown(look)) for path, look in looks.items()]
+    hooks = [module.register_forward_hook(hook) for module, hook in given]
+    with _hooked([*hooks, *(module.register_forward_pre_hook(read) for module in readings)]):
         _run_all(model, batches)
     for module, norm in _sole_norms(model, graph.example_inputs, list(readings)).items():
         readings[module].norm = norm
     return list(readings.values()), skipped
-
-
-def run_batches(
-    model: nn.Module, looks: Mapping[str, Callable[[Tensor], None]], batches: Iterable[Any]
-) -> None:
-    """Run in evaluation mode, and look at what some modules, by path, give."""
-
-    def hook(look: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _module, _args, output: look(output)
-
-    if looks:
-        modules = ((model.get_submodule(path), look) for path, look in looks.items())
-        with _hooked([module.register_forward_hook(hook(look)) for module, look in modules]):
-            _run_all(model, batches)
 
 
 def _run_all(model: nn.Module, batches: Iterable[Any]) -> None:
@@ -144,7 +142,7 @@ def _readings(
             skipped.append(path)
             continue
         zeros = torch.zeros(len(columns), dtype=torch.float64)
-        readings[module] = Reading(module, columns, zeros, zeros + np.inf, zeros - np.inf)
+        readings[module] = Reading(module, path, columns, zeros, zeros + np.inf, zeros - np.inf)
     return readings, skipped
 
 

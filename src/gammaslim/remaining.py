@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from gammaslim.constants import set_value
 from gammaslim.graph import ChannelGraph
 from gammaslim.modules import named_tensors
-from gammaslim.reading import run_batches
 from gammaslim.records import BoolArray
+from gammaslim.undoing import Undo
 
 
 class Given:
@@ -56,34 +55,40 @@ def silent_part(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> BoolA
     return silent
 
 
-def contributions(
-    model: nn.Module,
-    graph: ChannelGraph,
-    keep: BoolArray,
-    batches: Iterable[Any],
-    *,
-    means: bool,
-) -> dict[str, Tensor]:
-    """What each constant is to be, per channel that is left.
+class Contributions:
+    """What each constant of the cut network is to be, measured in the uncut one.
 
     Where the scales that feed a layer are zero, what it gave is a constant: that, as it is away
     from the borders of an image.  Elsewhere its mean, if ``means``, or nothing.
     """
-    told = {p: r for p, r in graph.departures(keep).remnants.items() if r.told}
-    fixed = graph.departures(silent_part(model, graph, keep)).remnants
-    wanted = [path for path in told if means or path in fixed]
-    given = {path: Given(told[path].dim) for path in wanted}
-    run_batches(model, {path: given[path].look for path in wanted}, batches)
-    survivors = graph.survivors(keep)
-    found: dict[str, Tensor] = {}
-    for path in wanted:
-        value = given[path].middle if path in fixed else given[path].mean
-        left = torch.from_numpy(survivors(graph.flow.layers[path].channels))
-        if len(left) == told[path].width:
-            found[path] = value[left]
-    return found
+
+    def __init__(
+        self, model: nn.Module, graph: ChannelGraph, keep: BoolArray, *, means: bool
+    ) -> None:
+        """Nothing has been looked at so far."""
+        told = {p: r for p, r in graph.departures(keep).remnants.items() if r.told}
+        fixed = graph.departures(silent_part(model, graph, keep)).remnants if told else {}
+        self._graph, self._keep, self._told, self._fixed = graph, keep, told, fixed
+        self._given = {p: Given(r.dim) for p, r in told.items() if means or p in fixed}
+
+    @property
+    def looks(self) -> dict[str, Callable[[Tensor], None]]:
+        """Who wants to see what a layer gives, by its path."""
+        return {path: given.look for path, given in self._given.items()}
+
+    def values(self) -> dict[str, Tensor]:
+        """Per layer that leaves, one value for each channel that is left."""
+        survivors = self._graph.survivors(self._keep)
+        found: dict[str, Tensor] = {}
+        for path, given in self._given.items():
+            value = given.middle if path in self._fixed else given.mean
+            left = torch.from_numpy(survivors(self._graph.flow.layers[path].channels))
+            if len(left) == self._told[path].width:
+                found[path] = value[left]
+        return found
 
 
-def settle(model: nn.Module, values: Mapping[str, Tensor]) -> list[Callable[[], None]]:
-    """Give the constants of the cut network these values; what takes that back."""
-    return [set_value(model, path, value) for path, value in values.items()]
+def settle(model: nn.Module, values: Mapping[str, Tensor], undo: Undo) -> None:
+    """Give the constants of the cut network these values."""
+    for path, value in values.items():
+        set_value(model, path, value, undo)

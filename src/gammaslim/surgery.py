@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,23 +18,12 @@ from gammaslim.indexing import select_inputs
 from gammaslim.modules import first_paths, named_tensors
 from gammaslim.plan import AttributeValue, Plan
 from gammaslim.records import BoolArray, IntArray, Site, kept_mask
+from gammaslim.undoing import Undo
 
 PLAN_ATTRIBUTE = "_gammaslim_plan"
 """Where a cut module remembers what was cut from its own tensors since it was built."""
 
 Cuts = Mapping[int, IntArray]
-
-
-@dataclass
-class Undo:
-    """Everything needed to take a cut back."""
-
-    steps: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
-
-    def __call__(self) -> None:
-        """Restore the network and the optimizer, last change first."""
-        while self.steps:
-            self.steps.pop()()
 
 
 def cuts_by_tensor(plan: Plan) -> dict[str, dict[int, IntArray]]:

@@ -116,18 +116,31 @@ def test_what_a_branch_still_gives_is_folded(kernel):
         assert outcome.change.after <= 1e-5 < outcome.change.before
 
 
+class Counted(list):
+    """Data that knows how often it was read."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
 def test_a_branch_that_was_not_dead_leaves_its_mean():
     model = net()
     graph = gs.trace(model, IMAGE)
     keep = np.ones(graph.num_channels, dtype=bool)
     keep[graph.sites[("2.bn1.weight", 0)]] = False
-    images = [torch.randn(16, 3, 8, 8) for _ in range(4)]
+    keep[graph.sites[("3.bn1.weight", 0)][0]] = False
+    images = Counted(torch.randn(16, 3, 8, 8) for _ in range(4))
     reestimate(model, images)
     with torch.no_grad():
         mean = torch.cat([model[2].conv2(model[2].relu(model[2].bn1(model[2].conv1(model[:2](x)))))
                           for x in images])  # fmt: skip
         mean = model[2].bn2(mean).mean((0, 2, 3))
+    images.passes = 0
     outcome = gs.prune(model, graph, make_plan(graph, keep), calibration=images)
+    assert images.passes == 2  # before the cut all that is to be known, after it statistics
     assert torch.allclose(model[2].bn2.value, mean, atol=1e-4)
     assert outcome.change.after < outcome.change.before
 
@@ -246,13 +259,32 @@ def test_a_failed_cut_puts_layers_back(monkeypatch):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     before, groups = copy.deepcopy(model), [list(g["params"]) for g in optimizer.param_groups]
     graph, plan = dead(model)
-    monkeypatch.setattr("gammaslim.cutting.set_value", lambda *_: lambda: None)
+    monkeypatch.setattr("gammaslim.cutting.set_value", lambda *_: None)
     with pytest.raises(gs.VerificationError, match=r"'2\.bn2'"):
         gs.prune(model, graph, plan, optimizer=optimizer)
     assert oracle.drift(oracle.outputs(before, IMAGE), oracle.outputs(model, IMAGE)) == 0
     assert isinstance(model[2].conv1, nn.Conv2d)
     found = [list(map(id, g["params"])) for g in optimizer.param_groups]
     assert found == [list(map(id, own)) for own in groups]
+
+
+@pytest.mark.parametrize("where", ["cutting", "remaining"])
+def test_a_constant_that_cannot_be_set_puts_layers_back(monkeypatch, where):
+    def fail(*_):
+        raise RuntimeError("no memory left")
+
+    model = net()
+    silence(model[2].bn1, shift=False)
+    with torch.no_grad():
+        model[3].bn1.weight[0], model[3].bn1.bias[0] = 0, 1
+    before = copy.deepcopy(model)
+    graph, plan = dead(model)
+    monkeypatch.setattr(f"gammaslim.{where}.set_value", fail)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        gs.prune(model, graph, plan)
+    assert oracle.drift(oracle.outputs(before, IMAGE), oracle.outputs(model, IMAGE)) == 0
+    assert model.state_dict().keys() == before.state_dict().keys()
+    assert isinstance(model[2].conv1, nn.Conv2d)
 
 
 def test_a_network_drawn_anew_starts_without_old_constants():

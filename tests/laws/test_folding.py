@@ -331,6 +331,30 @@ def test_a_failure_while_estimating_puts_all_back():
     assert model[0].out_channels == 16
 
 
+class Interrupted(list):
+    """Data that is read once, and then somebody presses Ctrl-C."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        yield next(super().__iter__())
+        if self.passes == 2:
+            raise KeyboardInterrupt
+        yield from super().__iter__()
+
+
+def test_an_interruption_while_estimating_puts_all_back():
+    """Also the statistics of a BatchNorm that lost no channel."""
+    model = small()
+    graph = gs.trace(model, X, ignore=["4"])
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        gs.prune(model, graph, keeping_half(graph), calibration=Interrupted(batches()))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [m.momentum for m in model if isinstance(m, nn.BatchNorm2d)] == [0.1, 0.1]
+
+
 # Averages, and going on
 
 
@@ -348,6 +372,32 @@ def test_an_average_is_cut_and_folded_alike():
     }
     assert relative(ema(X), before) <= 1e-5
     ema.update_parameters(model)
+
+
+def test_an_average_that_fails_leaves_the_optimizer_as_it_was():
+    """The network was cut, folded into a new bias and given to the optimizer; all that goes."""
+
+    class Fussy(Net):
+        def forward(self, x):
+            if self.fussy and self.stem.weight.shape[0] < 8:
+                raise RuntimeError("too narrow for me")
+            return super().forward(x)
+
+    model = alive(Fussy())
+    model.fussy = False
+    graph = gs.trace(model, X)
+    plan = silenced(model, graph)
+    ema = copy.deepcopy(model)
+    ema.fussy = True
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    names, groups = set(model.state_dict()), [list(g["params"]) for g in optimizer.param_groups]
+    cut = copy.deepcopy(model)
+    assert gs.prune(cut, graph, plan).folded.added
+    with pytest.raises(gs.VerificationError, match="too narrow for me"):
+        gs.prune(model, graph, plan, optimizer=optimizer, ema=ema)
+    assert set(model.state_dict()) == names
+    found = [list(map(id, g["params"])) for g in optimizer.param_groups]
+    assert found == [list(map(id, own)) for own in groups]
 
 
 def test_outcome_s_graph_serves_the_next_cut():

@@ -25,8 +25,8 @@ LAYERS = (
     | {"select", "sweeping", "costs", "schedules"},
     {"penalties", "layout", "forecasting", "watching"},
     {"attachment", "attach", "suggesting", "param_groups"},
-    {"constants", "surgery", "running", "verify", "untold", "wrappers", "reading", "remaining"}
-    | {"folding", "calibrating"},
+    {"undoing", "constants", "surgery", "running", "verify", "untold", "wrappers", "reading"}
+    | {"remaining", "folding", "calibrating"},
     {"cutting", "pruning", "shrinking", "timing", "latency", "fitting", "scratch"},
     {"files"},
     {"report"},
