@@ -84,7 +84,10 @@ def filled(text: str) -> str:
     parts = re.split(r"\n(?=- )|(?<=\n)\n|\n(?=\n)", text)
     return "\n".join(
         textwrap.fill(
-            part, 100, subsequent_indent="  " * part.startswith("- "), break_on_hyphens=False
+            re.sub(r"\s+", " ", part),
+            100,
+            subsequent_indent="  " * part.startswith("- "),
+            break_on_hyphens=False,
         )
         for part in parts
     )

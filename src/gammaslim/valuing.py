@@ -110,7 +110,7 @@ class ValueNotes:
     def _key(self, tensor: Tensor) -> int | None:
         """The number of a tensor's memory; what another run said of it does not count."""
         run, key = getattr(tensor, _ATTRIBUTE, (None, None))
-        return key if run is self._run else None
+        return key if run == self._run else None
 
     def _share(self, tensor: Tensor, base: Tensor) -> None:
         key = self._key(base)
