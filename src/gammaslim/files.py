@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,12 +32,14 @@ VERSION = "1"
 class Contents:
     """What a file holds: the cut tensors by name, and what shapes a fresh network.
 
-    That is the plan, and the paths of the layers that were given a bias.
+    That is the plan, and the paths of the layers that were given a bias.  ``versions``: of the
+    state of each module, by path, which its code may ask for when it is loaded.
     """
 
     tensors: Mapping[str, Tensor]
     plan: Plan
     added_biases: tuple[str, ...] = ()
+    versions: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -55,6 +59,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "version": VERSION,
         "plan": plan,
         "added_biases": json.dumps(biases_added(model)),
+        "state_versions": json.dumps(_versions(model), separators=(",", ":")),
         "sha256": _digest(tensors, plan),
     }
     target = Path(path)
@@ -78,7 +83,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """
     inner = unwrap(model)
     contents = read(path)
-    if remembered_plan(inner).kept:
+    if not remembered_plan(inner).empty:
         raise FileFormatError(
             f"{path} is for a network as it was built, and this one has already been cut. Build a "
             "fresh one and load into that."
@@ -88,10 +93,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     try:
         for name in contents.added_biases:
             undo.steps.append(add_bias(inner.get_submodule(name)))
-        state = dict(contents.tensors)
-        for alias, owner in named_aliases(_state(inner)).items():
-            state.setdefault(alias, state[owner])
-        inner.load_state_dict(state, strict=True, assign=on_meta(named_tensors(inner)))
+        inner.load_state_dict(
+            _loadable(inner, contents), strict=True, assign=on_meta(named_tensors(inner))
+        )
     except BaseException:
         undo()
         raise
@@ -124,7 +128,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
             f"{path} has been altered since it was saved: its checksum does not match. Save it "
             "again, or fetch an undamaged copy."
         )
-    return Contents(tensors, plan, tuple(json.loads(metadata.get("added_biases", "[]"))))
+    biases = tuple(json.loads(metadata.get("added_biases", "[]")))
+    return Contents(tensors, plan, biases, json.loads(metadata.get("state_versions", "{}")))
 
 
 def _check_header(metadata: Mapping[str, str], path: object) -> None:
@@ -216,6 +221,23 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
                 f"The state dict entry {name!r} is a {type(value).__name__}, not a tensor; a "
                 "safetensors file cannot hold it. Make it a buffer."
             )
+    return state
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """What ``torch.save`` would keep of a state dict besides its tensors."""
+    metadata: Mapping[str, Mapping[str, Any]] = getattr(model.state_dict(), "_metadata", {})
+    return {path: own["version"] for path, own in metadata.items() if "version" in own}
+
+
+def _loadable(model: nn.Module, contents: Contents) -> dict[str, Tensor]:
+    """The state dict as the cut network takes it, aliases and versions included."""
+    state = OrderedDict(contents.tensors)
+    for alias, original in named_aliases(_state(model)).items():
+        state.setdefault(alias, state[original])
+    versions = contents.versions or _versions(model)  # older files do not say
+    metadata = {path: {"version": version} for path, version in versions.items()}
+    setattr(state, "_metadata", metadata)  # noqa: B010 -- where load_state_dict looks for it
     return state
 
 

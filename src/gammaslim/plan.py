@@ -55,6 +55,11 @@ class Plan:
         for module, places in self.inputs.items():
             _check_inputs(module, places)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing goes."""
+        return not (self.kept or self.remnants)
+
     def indices(self, site: Site) -> IntArray:
         """The kept indices of a site, in the order of the cut tensor."""
         order = self.orders.get(site)

@@ -50,7 +50,7 @@ class Shrinker:
         if not (graph.prunable & graph.scored).any():
             return None
         plan = select(graph, loudness(self._model, graph), threshold=0.0, min_channels=self._least)
-        if not plan.kept and not plan.remnants:
+        if plan.empty:
             return None
         outcome = prune(
             self._model, graph, plan,

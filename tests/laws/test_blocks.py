@@ -287,6 +287,18 @@ def test_a_constant_that_cannot_be_set_puts_layers_back(monkeypatch, where):
     assert isinstance(model[2].conv1, nn.Conv2d)
 
 
+def test_a_network_that_only_lost_a_block_has_been_cut(tmp_path):
+    model = net()
+    silence(model[2].bn1)
+    _, plan = dead(model)
+    assert plan.remnants
+    assert not plan.kept
+    gs.prune(model, *dead(model))
+    gs.save(model, tmp_path / "slim.safetensors")
+    with pytest.raises(gs.FileFormatError, match="has already been cut"):
+        gs.load(model, tmp_path / "slim.safetensors")
+
+
 def test_a_network_drawn_anew_starts_without_old_constants():
     model = net()
     silence(model[2].bn1)

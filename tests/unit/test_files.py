@@ -72,6 +72,16 @@ class Counting(Net):
         self.steps = state["steps"]
 
 
+class Versioned(Net):
+    """Its state has a version, at which its code looks when it is loaded, as MNASNet does."""
+
+    _version = 3
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        self.seen = metadata["version"]
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
 def cut(model: nn.Module, seed: int = 0, remove: float = 0.3) -> gs.Plan:
     """Remove a random share of the channels."""
     graph = gs.trace(model, image())
@@ -223,6 +233,28 @@ def test_buffers_that_are_not_saved_are_cut_on_loading(tmp_path):
     gs.load(fresh, path)
     assert len(fresh.gain) < 8
     check_same(model, fresh)
+
+
+def test_versions_of_states_are_kept(tmp_path, monkeypatch):
+    """Also where the class has a newer one meanwhile."""
+    model = slim(Versioned)
+    path = saved(tmp_path, model)
+    fresh = gs.load(Versioned(), path)
+    check_same(model, fresh)
+    assert fresh.seen == 3
+    monkeypatch.setattr(Versioned, "_version", 4)
+    assert gs.load(Versioned(), path).seen == 3
+
+
+def test_a_file_without_versions_is_taken_for_the_present_one(tmp_path):
+    """Files of before."""
+    path = saved(tmp_path, slim(Versioned))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del metadata["state_versions"]
+    save_file(tensors, path, metadata)
+    assert gs.load(Versioned(), path).seen == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,19 +22,22 @@ def parameter(entry: Entry) -> Any:
 
 
 @pytest.mark.parametrize("entry", [parameter(entry) for entry in ENTRIES])
-def test_network(entry: Entry) -> None:
-    """Coverage, and everything that must hold after each of two cuts."""
+def test_network(entry: Entry, tmp_path: Path) -> None:
+    """Coverage, and everything that must hold after each of two cuts; the last one is saved."""
     model, inputs, others = build(entry), images(entry, 1), images(entry, 2)
     settle(model, inputs, seed=0)
     graph = gs.trace(model, inputs)
     assert graph.coverage >= entry.coverage, [str(one) for one in graph.frozen]
     for ratio in RATIOS:
-        check_cut(model, graph, ratio, (inputs, others))
+        cut = check_cut(model, graph, ratio, (inputs, others))
+    gs.save(cut, tmp_path / "slim.safetensors")
+    loaded = gs.load(model, tmp_path / "slim.safetensors")
+    assert oracle.drift(oracle.outputs(cut, others), oracle.outputs(loaded, others)) == 0
 
 
 def check_cut(
     model: nn.Module, graph: gs.ChannelGraph, ratio: float, inputs: tuple[Tensor, Tensor]
-) -> None:
+) -> nn.Module:
     """Both checks of the law, the negative control, attributes, cost, and a training step."""
     plan, _ = reachable_plan(graph, ratio, seed=int(100 * ratio))
     cut = copy.deepcopy(model)
@@ -48,3 +52,4 @@ def check_cut(
     oracle.check_cost(cut, outcome.after, inputs[0])
     assert outcome.after.macs < outcome.before.macs
     oracle.check_training(cut, inputs[0])
+    return cut
