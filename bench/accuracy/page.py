@@ -169,8 +169,8 @@ ran on the machine meanwhile, so the first are the better ones.
   of {setup.margin}, untuned, and the same for every share.
 - **Budget**: `gs.Budget(keep_macs=..., steps=...)` with its defaults over all {setup.epochs}
   epochs, cut as soon as the chosen channels are zero, with the same optimizer throughout. **Cut at
-  the end**: the same training, at full width up to its end, as in the README; both cuts leave the
-  same network up to rounding.
+  the end**: the same training, at full width up to its end, as in the README; both go on
+  alike but for rounding, which a training amplifies.
 - **Torch-Pruning {peer}**: {setup.sparse_epochs} epochs, with `update_regularizer` and
   `regularize` as in its README where the pruner has them, then `pruner.step()` for a hundredth
   of the channels at a time until the MACs are met, then {rest} epochs with a fresh optimizer.

@@ -34,7 +34,7 @@ def plot(records: Sequence[Record], file: Path) -> None:
 
     with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(
-            len(ROWS), len(NETWORKS), figsize=(11, 6.6), sharex=True, squeeze=False
+            len(ROWS), len(NETWORKS), figsize=(11, 6.9), sharex=True, squeeze=False
         )
         for row, (value, title) in zip(axes, ROWS.items(), strict=True):
             for panel, net in zip(row, NETWORKS, strict=True):
@@ -48,7 +48,7 @@ def plot(records: Sequence[Record], file: Path) -> None:
         for panel in axes.flat:
             handles, labels = panel.get_legend_handles_labels()
             seen |= dict(zip(labels, handles, strict=True))
-        figure.tight_layout(rect=(0, 0.13, 1, 1))
+        figure.tight_layout(rect=(0, 0.16, 1, 1))
         if seen:
             figure.legend(
                 seen.values(), seen.keys(), loc="lower center", ncols=3, frameon=False, fontsize=9
@@ -60,8 +60,9 @@ def plot(records: Sequence[Record], file: Path) -> None:
 def _panel(panel: Any, records: Sequence[Record], net: str, value: str) -> None:
     import matplotlib as mpl
 
-    # Without the grey of the line for the whole network.
+    # Without the grey of the line for the whole network; none twice.
     colors = [color for n, color in enumerate(mpl.colormaps["tab10"].colors) if n != 7]
+    colors.append("navy")
     for place, (method, label) in enumerate(METHODS.items()):
         found = points(records, method, net, value)
         if not found:
@@ -71,7 +72,7 @@ def _panel(panel: Any, records: Sequence[Record], net: str, value: str) -> None:
             continue
         style = "-" if method in OURS else "--"
         style = {"narrow": ":", "scratch": "-."}.get(method, style)
-        color = "black" if method in UNCUT else colors[(place - 1) % len(colors)]
+        color = "black" if method in UNCUT else colors[place - 1]
         panel.plot(
             [x for x, _ in found], [100 * y for _, y in found], style, color=color, marker="o",
             markersize=3.5, linewidth=2.2 if method == "budget" else 1.3, label=label,
