@@ -80,6 +80,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         FileFormatError: no such file, not a gammaslim file, an unknown version, truncated or
             altered, or made for another architecture; each says so, and the model is untouched.
+        PlanError: a layer that left the network of the file has hooks here.
     """
     inner = unwrap(model)
     contents = read(path)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from gammaslim.flow import Windows
-from gammaslim.modules import NORM_BASE
+from gammaslim.modules import INPUT_INDEX, NORM_BASE
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KEEP_SIZES: dict[type[nn.Module], int] = {nn.PReLU: 1, nn.GroupNorm: 1, nn.LayerNorm: -1}
@@ -52,13 +52,21 @@ def window_of(module: nn.Module) -> Windows | None:
 def may_leave(module: nn.Module) -> bool:
     """Whether a constant can take the layer's place: it is known, and nothing else lives in it."""
     owns = any(p is not None for p in module._parameters.values())  # noqa: SLF001 -- much faster
-    if not owns or channel_dim(module) is None:
+    if not owns or channel_dim(module) is None or is_heard(module):
         return False
     if not module._modules:  # noqa: SLF001
         return True
     inner = (m for m in module.modules() if m is not module)
     return not any(
         True for m in inner for _ in (*m.parameters(recurse=False), *m.buffers(recurse=False))
+    )
+
+
+def is_heard(module: nn.Module) -> bool:
+    """Whether somebody else has registered hooks on the module, and waits for it to run."""
+    own = INPUT_INDEX in module._buffers  # noqa: SLF001 -- the index in front of it is a hook
+    return len(module._forward_pre_hooks) > own or any(  # noqa: SLF001
+        (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)  # noqa: SLF001
     )
 
 

@@ -106,7 +106,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
 
     Raises:
         StaleGraphError: the network no longer has the shapes that were traced.
-        PlanError: the plan was made for another graph.
+        PlanError: the plan was made for another graph, or a layer that is to leave has hooks.
         PenaltyError: ``handle`` is a budget that is not done yet.
         TraceError: the network itself fails on the example inputs.
         CalibrationError: the data cannot be used; the network has been restored.

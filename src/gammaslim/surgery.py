@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.constants import replace_layer
-from gammaslim.errors import OptimizerError
+from gammaslim.errors import OptimizerError, PlanError
 from gammaslim.graph import ChannelGraph
 from gammaslim.indexing import select_inputs
+from gammaslim.layers import is_heard
 from gammaslim.modules import first_paths, named_tensors
 from gammaslim.plan import AttributeValue, Plan
 from gammaslim.records import BoolArray, IntArray, Site, kept_mask
@@ -50,7 +51,11 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
     """Cut every tensor, gradient, optimizer state and size attribute that the plan names.
 
     Parameters and buffers keep their identity, so references to them stay good.
+
+    Raises:
+        PlanError: a layer that is to leave has hooks; nothing has been changed.
     """
+    _refuse_hooks(model, plan)
     undo = Undo()
     try:
         for path, remnant in plan.remnants.items():
@@ -71,6 +76,16 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
         undo()
         raise
     return undo
+
+
+def _refuse_hooks(model: nn.Module, plan: Plan) -> None:
+    """Whoever waits for a layer to run would wait for ever."""
+    for path in plan.remnants:
+        if is_heard(model.get_submodule(path)):
+            raise PlanError(
+                f"{path!r} is to leave the network, but hooks are registered on it, which would "
+                "never run again. Remove them; or trace the network with them, and it stays."
+            )
 
 
 def _release(layer: nn.Module, optimizers: Sequence[Optimizer], undo: Undo) -> None:

@@ -324,6 +324,39 @@ def test_what_the_user_keeps_does_not_leave():
     assert not plan.remnants
 
 
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+)
+
+
+@pytest.mark.parametrize("register", HOOKS)
+def test_a_layer_with_hooks_stays(register):
+    """Somebody may be collecting what it gives."""
+    model = net()
+    silence(model[2].bn1)
+    getattr(model[2].conv2, register)(lambda *_: None)
+    graph, plan = dead(model)
+    assert not plan.remnants
+    gs.prune(model, graph, plan)
+    assert model[2].conv2.in_channels == 1
+
+
+def test_a_plan_does_not_take_hooks_away():
+    model = net()
+    silence(model[2].bn1)
+    graph, plan = dead(model)
+    heard = []
+    hook = model[2].conv2.register_forward_hook(lambda *_: heard.append(1))
+    with pytest.raises(gs.PlanError, match=r"'2\.conv2' is to leave .* hooks"):
+        gs.prune(model, graph, plan)
+    hook.remove()
+    gs.prune(model, graph, plan)
+    assert isinstance(model[2].conv2, Constant)
+
+
 def test_another_plan_is_refused():
     model = net()
     silence(model[2].bn1)
