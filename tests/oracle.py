@@ -7,6 +7,7 @@ must agree with it at the network's outputs and at the kept channels of every Ba
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +71,20 @@ def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     """All output tensors in evaluation mode; the inputs are copied first."""
     with evaluating(model):
         return tensors(call(model, copy.deepcopy(inputs)))
+
+
+def exports(model: nn.Module, example: Tensor) -> dict[str, Callable[[Tensor], Any]]:
+    """The network as other tools of PyTorch's own take it, by their names."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(model), buffer)
+    buffer.seek(0)
+    return {
+        "torch.export": torch.export.export(model, (example,)).module(),
+        "torch.fx": torch.fx.symbolic_trace(model),
+        "torch.jit.trace": torch.jit.trace(model, example),
+        "torch.jit.script": torch.jit.load(buffer),
+        "torch.compile": torch.compile(model, backend="aot_eager", fullgraph=True),
+    }
 
 
 def drift(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -181,14 +181,6 @@ def remnants(flow: Flow, leaving: frozenset[str], shape: BoolArray) -> dict[str,
     return found
 
 
-def spatial_sizes(sizes: list[int], window: Windows) -> list[int]:
-    """What a convolution makes of spatial sizes: ``⌊(n + padding - extent) / stride⌋ + 1``."""
-    return [
-        (n + pad - extent) // stride + 1
-        for n, (extent, stride, pad) in zip(sizes, window, strict=True)
-    ]
-
-
 def keeps_sizes(remnant: Remnant) -> bool:
     """Whether the spatial sizes are those of the input."""
     return all(stride == 1 and pad == extent - 1 for extent, stride, pad in remnant.window or ())

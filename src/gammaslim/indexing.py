@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,12 @@ from gammaslim.modules import INPUT_INDEX
 from gammaslim.records import IntArray
 
 
-def read_selected(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The forward pre-hook: hand on only the channels that are read, ``x[:, index]``."""
-    first, *rest = args
-    return (first.index_select(1, module.get_buffer(INPUT_INDEX)), *rest)
+def read_selected(self: nn.Module, input: tuple[Tensor]) -> tuple[Tensor]:  # noqa: A002
+    """The forward pre-hook: hand on only the channels that are read, ``x[:, index]``.
+
+    TorchScript compiles it too, and asks for just these names and types.
+    """
+    return (input[0].index_select(1, self._gammaslim_inputs),)  # pyright: ignore[reportArgumentType]
 
 
 def select_inputs(module: nn.Module, places: IntArray) -> Callable[[], None]:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.calling import call_arguments, map_tensors, output_tensors
-from gammaslim.constants import Constant
+from gammaslim.constants import Placeholder
 from gammaslim.modules import (
     first_paths,
     named_aliases,
@@ -113,7 +113,7 @@ def _module_outputs(
 
 def _is_silent(module: nn.Module) -> bool:
     """Whether a module only stands in for the shape of what a layer gave, which nobody reads."""
-    return isinstance(module, Constant) and module.value is None
+    return isinstance(module, Placeholder)
 
 
 def gathered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivors) -> Tensor:
