@@ -16,7 +16,7 @@ _KEEP_SIZES: dict[type[nn.Module], int] = {nn.PReLU: 1, nn.GroupNorm: 1, nn.Laye
 
 def is_plain(module: nn.Module) -> bool:
     """Whether what the layer computes is its weight applied to its input, and nothing else."""
-    if nn.utils.parametrize.is_parametrized(module):
+    if nn.utils.parametrize.is_parametrized(module) or _is_patched(module):
         return False
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward
@@ -27,8 +27,15 @@ def is_plain(module: nn.Module) -> bool:
     return False
 
 
+def _is_patched(module: nn.Module) -> bool:
+    """Whether this one instance was given methods of its own."""
+    return not {"forward", "_conv_forward"}.isdisjoint(module.__dict__)
+
+
 def channel_dim(module: nn.Module) -> int | None:
     """The dimension of the channels in what a layer gives for a batch; ``None``: unknown."""
+    if _is_patched(module):
+        return None
     if is_plain(module):
         return -1 if isinstance(module, nn.Linear) else 1
     if isinstance(module, NORM_BASE):

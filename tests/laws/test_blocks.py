@@ -352,6 +352,14 @@ def test_a_layer_with_hooks_stays(register):
     assert model[2].conv2.in_channels == 1
 
 
+def test_a_layer_with_a_forward_of_its_own_stays():
+    model = net()
+    silence(model[2].bn1)
+    conv = model[2].conv2
+    conv.forward = lambda x: nn.Conv2d.forward(conv, 2 * x)
+    assert not dead(model)[1].remnants
+
+
 def test_a_plan_does_not_take_hooks_away():
     model = net()
     silence(model[2].bn1)

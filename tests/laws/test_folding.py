@@ -211,8 +211,16 @@ class Scaled(nn.Conv2d):
         return F.conv2d(x, 2 * self.weight, self.bias)
 
 
-def test_layers_of_another_kind_are_left_and_reported():
-    model = alive(nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), Scaled(6, 4, 1)))
+def patched():
+    """The same, of one instance only."""
+    conv = nn.Conv2d(6, 4, 1)
+    conv.forward = lambda x: F.conv2d(x, 2 * conv.weight, conv.bias)
+    return conv
+
+
+@pytest.mark.parametrize("last", [lambda: Scaled(6, 4, 1), patched])
+def test_layers_of_another_kind_are_left_and_reported(last):
+    model = alive(nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), last()))
     graph = gs.trace(model, X)
     outcome = gs.prune(model, graph, silenced(model, graph))
     assert outcome.folded.skipped == ("3",)
