@@ -110,7 +110,7 @@ class _Task:
         return {
             path: uniform_value(path, outputs, remnant.dim)
             for path, remnant in self.plan.remnants.items()
-            if remnant.told and (outputs := self.expected.of(path))  # none where nobody reads it
+            if remnant.speaks and (outputs := self.expected.of(path))  # none where nobody reads it
         }
 
     def apply(self, constants: Mapping[str, Tensor]) -> Undo:

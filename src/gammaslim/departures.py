@@ -62,7 +62,7 @@ def departures(graph: ChannelGraph, keep: BoolArray) -> Departures:
     shape = place_holders([group.channels for group in empty], keep)
     return Departures(
         shape,
-        remnants(flow, frozenset(leaving), shape),
+        remnants(flow, frozenset(leaving), keep, shape),
         frozenset(name for name in graph.shapes if owner(name) in leaving),
         alive.idle - flow.usual.idle,
         flow.usual.needed - alive.needed,
@@ -78,15 +78,28 @@ def _empties_a_site(graph: ChannelGraph, group: Group, keep: BoolArray) -> bool:
 
 
 def followed(graph: ChannelGraph, keep: BoolArray) -> BoolArray:
-    """``keep`` without the channels that only layers hold which leave."""
+    """``keep`` with those channels of which layers that leave dispose: see :func:`disposed`."""
     leaving = departures(graph, keep)
     if not leaving.remnants or leaving.stuck:
         return keep
-    keep = keep.copy()
-    for group in graph.groups:
-        if all(leaving.owns(name) for name, _ in group.sites):
-            keep[group.channels] = False
-    return keep
+    inner, held = disposed(graph, leaving.remnants)
+    return np.where(inner, held, keep)
+
+
+def disposed(graph: ChannelGraph, remnants: Mapping[str, Remnant]) -> tuple[BoolArray, BoolArray]:
+    """The channels that only these layers hold, and those that constants in their places hold.
+
+    A cut keeps of the first exactly the second: constants keep their whole width, and what meets
+    them finds the size it is used to.
+    """
+    inner, held = np.zeros((2, graph.num_channels), dtype=np.bool_)
+    for group in graph.groups if remnants else ():
+        inner[group.channels] = all(owner(name) in remnants for name, _ in group.sites)
+    for path, remnant in remnants.items():
+        layer = graph.flow.layers.get(path)
+        if remnant.speaks and layer is not None:
+            held[layer.channels[layer.channels >= 0]] = True
+    return inner, held
 
 
 def may_be_empty(graph: ChannelGraph) -> BoolArray:

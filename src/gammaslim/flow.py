@@ -27,8 +27,9 @@ class Remnant:
     """What takes the place of a layer that leaves: a constant of ``width`` channels.
 
     ``told``: whether anything that stays reads it, so that its values matter and not only its
-    shape; ``written``: whether that writes to it as well.  ``dim`` holds the channels; the other
-    dimensions are those of the input, or what ``window`` makes of them.
+    shape; ``written``: whether that writes to it as well; ``void``: whether none of its channels is
+    left, so that it only holds places.  ``dim`` holds the channels; the other dimensions are those
+    of the input, or what ``window`` makes of them.
     """
 
     width: int
@@ -36,6 +37,12 @@ class Remnant:
     dim: int
     window: Windows | None = None
     written: bool = False
+    void: bool = False
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it has values that matter."""
+        return self.told and not self.void
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +177,22 @@ class Alive:
     unfit: bool
 
 
-def remnants(flow: Flow, leaving: frozenset[str], shape: BoolArray) -> dict[str, Remnant]:
+def remnants(
+    flow: Flow, leaving: frozenset[str], keep: BoolArray, shape: BoolArray
+) -> dict[str, Remnant]:
     """What takes the places of layers; ``shape`` says which channels have a place."""
     told, written = flow.read_outside(leaving)
     found: dict[str, Remnant] = {}
     for path in sorted(leaving):
         layer = flow.layers[path]
-        width = kept_count(layer.channels, shape)
-        found[path] = Remnant(width, path in told, layer.dim, layer.window, path in written)
+        found[path] = Remnant(
+            kept_count(layer.channels, shape),
+            path in told,
+            layer.dim,
+            layer.window,
+            path in written,
+            void=not kept_count(layer.channels, keep),
+        )
     return found
 
 

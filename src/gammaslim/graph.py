@@ -7,14 +7,14 @@ masks) is arithmetic on those arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gammaslim.departures import Departures, departures, followed, owner
+from gammaslim.departures import Departures, departures, disposed, followed
 from gammaslim.errors import PlanError
 from gammaslim.flow import Flow
 from gammaslim.records import (
@@ -126,10 +126,8 @@ class ChannelGraph:
             PlanError: the plan names a site that is not here, has other sizes, removes a frozen
                 channel, removes some slices of a channel and keeps others, or unbalances shares.
         """
-        keep = np.ones(self.num_channels, dtype=np.bool_)
-        for group in self.groups if plan.remnants else ():
-            if all(owner(name) in plan.remnants for name, _ in group.sites):
-                keep[group.channels] = False
+        inner, held = disposed(self, plan.remnants)
+        keep = held | ~inner
         for site, kept in plan.kept.items():
             ids = self._site_of_plan(site, plan.sizes[site])
             gone = np.ones(len(ids), dtype=np.bool_)
@@ -140,6 +138,8 @@ class ChannelGraph:
                     "frozen in this graph. Select a plan from this graph."
                 )
             keep[ids[gone]] = False
+        if inner.any():
+            keep = np.where(inner, self.settled(keep), keep)
         self._check_whole(plan, keep)
         self.check_cut(keep)
         self._check_orders(plan, keep)
@@ -154,13 +154,6 @@ class ChannelGraph:
     def departures(self, keep: BoolArray) -> Departures:
         """The layers that leave, as wholes, when exactly the channels in ``keep`` stay."""
         return departures(self, keep)
-
-    def held_outside(self, tensors: Collection[str]) -> BoolArray:
-        """The channels that some tensor holds which is not among these."""
-        held = np.zeros(self.num_channels, dtype=np.bool_)
-        for group in self.groups:
-            held[group.channels] = any(name not in tensors for name, _ in group.sites)
-        return held
 
     def settled(self, keep: BoolArray) -> BoolArray:
         """``keep`` without what then serves nothing: channels that nobody reads, or makes.

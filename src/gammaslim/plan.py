@@ -206,6 +206,7 @@ def _remnant(entry: dict[str, Any]) -> Remnant:
         index(entry["dim"]),
         window,
         bool(entry["written"]),
+        bool(entry["void"]),
     )
 
 

@@ -66,7 +66,7 @@ class Contributions:
         self, model: nn.Module, graph: ChannelGraph, keep: BoolArray, *, means: bool
     ) -> None:
         """Nothing has been looked at so far."""
-        told = {p: r for p, r in graph.departures(keep).remnants.items() if r.told}
+        told = {p: r for p, r in graph.departures(keep).remnants.items() if r.speaks}
         fixed = graph.departures(silent_part(model, graph, keep)).remnants if told else {}
         self._graph, self._keep, self._told, self._fixed = graph, keep, told, fixed
         self._given = {p: Given(r.dim) for p, r in told.items() if means or p in fixed}

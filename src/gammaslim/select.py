@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gammaslim.departures import disposed
 from gammaslim.errors import PlanError, TargetError
 from gammaslim.graph import ChannelGraph
 from gammaslim.limits import Limits
@@ -98,8 +99,8 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
             f"{graph.num_channels} channels. Pass one boolean per channel."
         )
     leaving = graph.departures(keep)
-    stays = graph.held_outside(leaving.tensors)
-    if (frozen := np.flatnonzero(~keep & ~graph.prunable & stays)).size:
+    inner, _ = disposed(graph, leaving.remnants)
+    if (frozen := np.flatnonzero(~keep & ~graph.prunable & ~inner)).size:
         raise PlanError(
             f"The mask removes {len(frozen)} frozen channels, first channel {frozen[0]}. Keep "
             "those where graph.prunable is False; graph.frozen says why they are."

@@ -126,6 +126,42 @@ class Counted(list):
         return super().__iter__()
 
 
+class Onto(nn.Module):
+    """A branch that is added to the network's input, or gives one number per image."""
+
+    def __init__(self, *, mean):
+        super().__init__()
+        self.body = Block(1)
+        self.body.conv1, self.body.conv2 = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 3, 1)
+        self.body.bn2 = nn.BatchNorm2d(3)
+        self.mean, self.head = mean, nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4))
+
+    def forward(self, x):
+        body = self.body
+        out = body.bn2(body.conv2(body.bn1(body.conv1(x)).relu()))
+        if self.mean:
+            out = out.mean((1, 2, 3), keepdim=True)
+        return self.head((x + out).mean((2, 3)))
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_constant_keeps_its_whole_width(mean, tmp_path):
+    """Nothing that stays holds its channels, and all are read."""
+    torch.manual_seed(0)
+    model = Onto(mean=mean)
+    oracle.randomise_batchnorms(model, 0)
+    silence(model.eval().body.bn1, shift=False)
+    original, fresh = copy.deepcopy(model), copy.deepcopy(model)
+    outcome = gs.prune(model, *dead(model))
+    assert model.body.bn2.value.shape == (3,)
+    assert oracle.drift(oracle.outputs(original, IMAGE), oracle.outputs(model, IMAGE)) <= 1e-5
+    assert outcome.change.after <= 1e-5 < outcome.change.before
+    assert outcome.graph.cost() == gs.trace(model, IMAGE).cost()
+    gs.save(model, tmp_path / "slim.safetensors")
+    loaded = gs.load(fresh, tmp_path / "slim.safetensors")
+    assert oracle.drift(oracle.outputs(model, IMAGE), oracle.outputs(loaded, IMAGE)) == 0
+
+
 def test_a_branch_that_was_not_dead_leaves_its_mean():
     model = net()
     graph = gs.trace(model, IMAGE)
@@ -467,11 +503,19 @@ BRANCH = Step("residual", 2, 51, 79, (
 ))  # fmt: skip
 
 
+# Of the three channels of the sum, one is always there.
+PARTLY_FIXED = (
+    Step("sliced", 1, 0, 0, ((), (Step("depthwise", 0, 0, 0),))),
+    Step("residual", 0, 0, 0, ((Step("conv", 0, 0, 1),), ())),
+)
+
+
 def test_law_on_made_up_networks():
-    """The same on networks that Hypothesis makes up; in the one given, layers leave."""
+    """The same on networks that Hypothesis makes up; in those given, layers leave."""
     left = [0]
 
     @example(program=Program(4, (BRANCH,), "pool"), seed=1, select_inputs=False)
+    @example(program=Program(3, PARTLY_FIXED, "pool"), seed=0, select_inputs=False)
     @given(programs(), st.integers(0, 9), st.booleans())
     def law(program: Program, seed: int, select_inputs: bool) -> None:  # noqa: FBT001
         model, image = build(program, seed), noise(2, 3, SIZE, SIZE)().double()
