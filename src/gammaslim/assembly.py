@@ -172,27 +172,19 @@ def _flow(
         for path, raw in findings.layers.items()
         if once[id(modules[path])] == 1 and path not in bound
     }
+    distinct = {id(own): own for dims in findings.values for own in dims}
+    ids = {key: channels.of(own) for key, own in distinct.items()}
+    solid = {key: own for key, own in ids.items() if len(own) and own.min() >= 0}
     flow = Flow(
         values=tuple(
-            tuple(ids for own in dims if len(ids := channels.of(own)) and ids.min() >= 0)
-            for dims in findings.values
+            tuple(solid[id(own)] for own in dims if id(own) in solid) for dims in findings.values
         ),
         sinks=frozenset(findings.sinks),
         layers=layers,
     )
-    calls = (
-        Call(
-            raw.module,
-            flow.around(raw.module),
-            raw.operator,
-            raw.inputs,
-            raw.outputs,
-            raw.written,
-            raw.random,
-        )
-        for raw in findings.calls
-    )
-    return replace(flow, calls=tuple(calls))
+    around = {module: flow.around(module) for module in {raw.module for raw in findings.calls}}
+    calls = tuple(Call(raw.module, around[raw.module], *raw[1:]) for raw in findings.calls)
+    return replace(flow, calls=calls)
 
 
 def _selections(

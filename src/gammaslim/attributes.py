@@ -32,7 +32,8 @@ def tag_attributes(model: nn.Module, watcher: Watcher) -> None:
         if type(module).__module__.startswith("torch.") and not isinstance(module, nn.Unflatten):
             continue
         attributes = module.__dict__
-        for name, value in list(attributes.items()):
+        numbers = [(n, v) for n, v in attributes.items() if type(v) in (int, tuple, list)]
+        for name, value in numbers:
             attributes[name] = _tagged(f"{path}.{name}" if path else name, value, watcher)
 
 

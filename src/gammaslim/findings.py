@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from gammaslim.labels import LabelArray, LabelStore, Partition
 from gammaslim.records import IntArray
@@ -115,8 +115,7 @@ class RawSelection:
     places: IntArray
 
 
-@dataclass(frozen=True)
-class RawCall:
+class RawCall(NamedTuple):
     """One operator and the module it runs in: see :class:`gammaslim.flow.Call`."""
 
     module: str

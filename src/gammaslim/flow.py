@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,8 +67,7 @@ class Layer:
         return tuple(self.channels if i == place else None for i in range(self.ndim))
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One operator: the values that go in and come out.
 
     ``module``: the path of the module that runs it; ``layer``: of the layer that it is part of,

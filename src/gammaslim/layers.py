@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gammaslim.flow import Windows
-from gammaslim.modules import INPUT_INDEX, NORM_BASE
+from gammaslim.modules import INPUT_INDEX, NORM_BASE, every_module
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KEEP_SIZES: dict[type[nn.Module], int] = {nn.PReLU: 1, nn.GroupNorm: 1, nn.LayerNorm: -1}
@@ -16,7 +17,7 @@ _KEEP_SIZES: dict[type[nn.Module], int] = {nn.PReLU: 1, nn.GroupNorm: 1, nn.Laye
 
 def is_plain(module: nn.Module) -> bool:
     """Whether what the layer computes is its weight applied to its input, and nothing else."""
-    if nn.utils.parametrize.is_parametrized(module) or _is_patched(module):
+    if "parametrizations" in module._modules or _is_patched(module):  # noqa: SLF001 -- much faster
         return False
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward
@@ -56,17 +57,24 @@ def window_of(module: nn.Module) -> Windows | None:
     return tuple(zip(extents, module.stride, padded, strict=True))
 
 
-def may_leave(module: nn.Module) -> bool:
-    """Whether a constant can take the layer's place: it is known, and nothing else lives in it."""
-    owns = any(p is not None for p in module._parameters.values())  # noqa: SLF001 -- much faster
-    if not owns or channel_dim(module) is None or is_heard(module):
-        return False
-    if not module._modules:  # noqa: SLF001
-        return True
-    inner = (m for m in module.modules() if m is not module)
-    return not any(
-        True for m in inner for _ in (*m.parameters(recurse=False), *m.buffers(recurse=False))
-    )
+def constant_dim(module: nn.Module) -> int | None:
+    """The dimension of the channels, if a constant can take the layer's place.
+
+    That is, if it is known, and nothing else lives in it.
+    """
+    if not holds_tensors(module._parameters) or is_heard(module):  # noqa: SLF001 -- much faster
+        return None
+    if module._modules:  # noqa: SLF001
+        for inner in every_module(module):
+            own = (inner._parameters, inner._buffers)  # noqa: SLF001
+            if inner is not module and any(map(holds_tensors, own)):
+                return None
+    return channel_dim(module)
+
+
+def holds_tensors(tensors: Mapping[str, Tensor | None]) -> bool:
+    """Whether any of a module's parameters or buffers is not ``None``."""
+    return bool(tensors) and any(tensor is not None for tensor in tensors.values())
 
 
 def is_heard(module: nn.Module) -> bool:
@@ -79,5 +87,4 @@ def is_heard(module: nn.Module) -> bool:
 
 def is_batch(ndim: int, module: nn.Module) -> bool:
     """Whether what a layer gives has a batch dimension."""
-    window = window_of(module)
-    return window is None or ndim == len(window) + 2
+    return not isinstance(module, _CONVOLUTIONS) or ndim == len(module.kernel_size) + 2

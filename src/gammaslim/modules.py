@@ -91,6 +91,17 @@ def every_path(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
+def every_module(model: nn.Module) -> list[nn.Module]:
+    """Every module once, in no order in particular."""
+    found, waiting = {model: None}, [model]
+    while waiting:
+        for child in waiting.pop()._modules.values():  # noqa: SLF001
+            if child is not None and child not in found:
+                found[child] = None
+                waiting.append(child)
+    return list(found)
+
+
 def first_paths(model: nn.Module) -> dict[nn.Module, str]:
     """Every module with the first of its dotted paths."""
     paths: dict[nn.Module, str] = {}
@@ -162,7 +173,7 @@ def training_mode(model: nn.Module, *, training: bool | ModeFlag) -> Generator[N
     Flags are set directly: a network may override ``train()``.  A BatchNorm of any class asks for
     the mode to choose its statistics, which are those of the same channels: that is not noted.
     """
-    flags = [(module, module.training) for module in first_paths(model)]
+    flags = [(module, module.training) for module in every_module(model)]
     try:
         for module, _ in flags:
             noted = not isinstance(module, NORM_BASE)
@@ -194,7 +205,7 @@ def preserved_attributes(model: nn.Module) -> Generator[None]:
 
     Dicts, lists and sets get their contents back too; what lies deeper is not looked at.
     """
-    before = [(module.__dict__, dict(module.__dict__)) for module in first_paths(model)]
+    before = [(module.__dict__, dict(module.__dict__)) for module in every_module(model)]
     containers = [
         (value, value.copy() if value else ())
         for _, attributes in before

@@ -325,9 +325,11 @@ class Recorder:
             self._known[func] = self._rules(func), op.name
         rule, self._operator = self._known[func]
         self._apply_rule(rule, op)
-        if op.name not in _MOVES:
+        if self._operator not in _MOVES:
             for tensor in inputs:
-                self.mix(self.labels(tensor))
+                found = getattr(tensor, _ATTRIBUTE, None)
+                if found is not None and found.grid is not None:
+                    self.mix(found)
         self._write_recount(op)
         self.values.operator(self.module_name, op)
         if self.streams.selecting:

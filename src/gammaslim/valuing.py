@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from gammaslim.findings import Dims, Findings, RawCall, RawLayer
 from gammaslim.flow import WORLD
-from gammaslim.layers import channel_dim, is_batch, may_leave
+from gammaslim.layers import constant_dim, is_batch
 from gammaslim.ops import Op
 
 _ATTRIBUTE = "_gammaslim_memory"
 """On a tensor: the number of the run and of the memory in it; plain numbers can be pickled."""
+
+_UNKNOWN = (0, 0)
+"""Of a tensor about which no run has said anything."""
 
 _RUNS = itertools.count(1)
 
@@ -27,6 +30,7 @@ class _Kind:
 
     name: str
     views: tuple[bool, ...]
+    any_views: bool
     random: bool
 
     @classmethod
@@ -35,7 +39,8 @@ class _Kind:
         schema = getattr(func, "_schema", None)
         aliases = [each.alias_info for each in schema.returns] if schema is not None else []
         views = tuple(alias is not None and not alias.is_write for alias in aliases)
-        return cls(str(func), views, torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()))
+        random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+        return cls(str(func), views, any(views), random)
 
 
 class ValueNotes:
@@ -62,10 +67,13 @@ class ValueNotes:
         kind = self._kinds.get(op.func)
         if kind is None:
             kind = self._kinds[op.func] = _Kind.of(op.func)
-        taken = [v for t in op.inputs if (v := self.of(t)) is not None]
-        made, written = list[int](), list[int]()
+        taken, made, written = list[int](), list[int](), list[int]()
+        for tensor in op.inputs:
+            if id(tensor) not in self._parameters:
+                run, key = getattr(tensor, _ATTRIBUTE, _UNKNOWN)
+                taken.append(self._present[key] if run == self._run else WORLD)
         for index, tensor in enumerate(op.outputs):
-            if kind.views and kind.views[min(index, len(kind.views) - 1)] and op.inputs:
+            if kind.any_views and kind.views[min(index, len(kind.views) - 1)] and op.inputs:
                 self._share(tensor, op.inputs[0])
             else:
                 made.append(self._make(tensor, written))
@@ -80,10 +88,9 @@ class ValueNotes:
         """Note what a layer that may leave has given."""
         if not module._parameters or path in self._findings.layers:  # noqa: SLF001
             return
-        if not isinstance(output, Tensor) or not may_leave(module):
+        if not isinstance(output, Tensor) or (dim := constant_dim(module)) is None:
             return
-        dims, dim = self._dims(output), channel_dim(module)
-        assert dim is not None  # noqa: S101 -- may_leave says so
+        dims = self._dims(output)
         if is_batch(len(dims), module):
             labels = dims[dim]
             # Every look at a tensor's shape is a call that the trace follows: as few as possible.
@@ -104,12 +111,12 @@ class ValueNotes:
         """The present value of a tensor; ``None`` for one of the network's own, as it was."""
         if id(tensor) in self._parameters:
             return None
-        key = self._key(tensor)
-        return WORLD if key is None else self._present[key]
+        run, key = getattr(tensor, _ATTRIBUTE, _UNKNOWN)
+        return self._present[key] if run == self._run else WORLD
 
     def _key(self, tensor: Tensor) -> int | None:
         """The number of a tensor's memory; what another run said of it does not count."""
-        run, key = getattr(tensor, _ATTRIBUTE, (None, None))
+        run, key = getattr(tensor, _ATTRIBUTE, _UNKNOWN)
         return key if run == self._run else None
 
     def _share(self, tensor: Tensor, base: Tensor) -> None:
