@@ -61,7 +61,8 @@ slow: $(SITE)/.built
 	$(PYTEST) -m slow
 
 fuzz: $(SITE)/.built
-	HYPOTHESIS_PROFILE=long $(PYTEST) tests/laws/test_random_nets.py --timeout 0
+	HYPOTHESIS_PROFILE=long $(PYTEST) --timeout 0 tests/laws/test_random_nets.py \
+	  tests/laws/test_blocks.py::test_law_on_made_up_networks
 
 bench: $(STAMP)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[bench]'
