@@ -60,7 +60,7 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
             if stays(each.name)
         ),
         witnesses=tuple(replace(w, dims=now.every(w.dims)) for w in _witnesses(graph, leaving)),
-        recounts=tuple(_recount(each, now.every, graph.flow, leaving) for each in graph.recounts),
+        recounts=tuple(_recounts(graph, leaving, now.every)),
         arrangement=_arranged(graph.arrangement, keep, now.some),
         selections=graph.selections.without(leaving.remnants).left(now.survivors, now.renumbered),
         flow=graph.flow.left(frozenset(leaving.remnants), now.left),
@@ -152,16 +152,26 @@ def _attribute(
     return replace(attribute, terms=terms, constant=attribute.constant + spare)
 
 
-def _recount(
-    recount: Recount, every: Callable[[Dims], Dims], flow: Flow, leaving: Departures
-) -> Recount:
-    """The same operator, which layers that leave do not call any more."""
-    inputs = tuple(None if dims is None else every(dims) for dims in recount.inputs)
-    call = recount.call
-    if leaving.remnants:
-        same = [c.layer for c in flow.calls if c.operator == recount.operator]
-        call -= sum(layer in leaving.remnants for layer in same[:call])
-    return replace(recount, call=call, inputs=inputs, outputs=tuple(map(every, recount.outputs)))
+def _recounts(
+    graph: ChannelGraph, leaving: Departures, every: Callable[[Dims], Dims]
+) -> Iterator[Recount]:
+    """Those of what stays; layers that leave do not call their operators any more."""
+    for recount in graph.recounts:
+        gone = _calls_gone(graph.flow, leaving, recount.operator) if leaving.remnants else []
+        if recount.call in gone:
+            continue
+        yield replace(
+            recount,
+            call=recount.call - sum(call < recount.call for call in gone),
+            inputs=tuple(None if dims is None else every(dims) for dims in recount.inputs),
+            outputs=tuple(map(every, recount.outputs)),
+        )
+
+
+def _calls_gone(flow: Flow, leaving: Departures, operator: str) -> list[int]:
+    """Which of all calls of an operator are made by layers that leave."""
+    layers = [call.layer for call in flow.calls if call.operator == operator]
+    return [place for place, layer in enumerate(layers) if layer in leaving.remnants]
 
 
 def _groups(graph: ChannelGraph, some: Map, sites: Mapping[Site, IntArray]) -> list[Group]:

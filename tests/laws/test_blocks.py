@@ -510,12 +510,22 @@ PARTLY_FIXED = (
 )
 
 
+# Both branches may leave, one after the other, and their operators are counted.
+TWO_BRANCHES = tuple(
+    Step("residual", 0, 0, 0, (
+        (Step("channels_last", norm, 0, 0, ()), Step("conv", width, 0, 1, ())), ()
+    ))
+    for norm, width in ((1, 104), (0, 103))
+)  # fmt: skip
+
+
 def test_law_on_made_up_networks():
     """The same on networks that Hypothesis makes up; in those given, layers leave."""
     left = [0]
 
     @example(program=Program(4, (BRANCH,), "pool"), seed=1, select_inputs=False)
     @example(program=Program(3, PARTLY_FIXED, "pool"), seed=0, select_inputs=False)
+    @example(program=Program(11, TWO_BRANCHES, "pool"), seed=0, select_inputs=False)
     @given(programs(), st.integers(0, 9), st.booleans())
     def law(program: Program, seed: int, select_inputs: bool) -> None:  # noqa: FBT001
         model, image = build(program, seed), noise(2, 3, SIZE, SIZE)().double()
