@@ -511,11 +511,15 @@ PARTLY_FIXED = (
 
 
 # Both branches may leave, one after the other, and their operators are counted.
-TWO_BRANCHES = tuple(
-    Step("residual", 0, 0, 0, (
-        (Step("channels_last", norm, 0, 0, ()), Step("conv", width, 0, 1, ())), ()
-    ))
-    for norm, width in ((1, 104), (0, 103))
+TWO_BRANCHES = (
+    *(
+        Step("residual", 0, 0, 0, (
+            (Step("channels_last", norm, 0, 0, ()), Step("conv", width, 0, 1, ())), ()
+        ))
+        for norm, width in ((1, 104), (0, 103))
+    ),
+    Step("conv", 0, 0, 0, ()),
+    Step("conv", 0, 0, 0, ()),
 )  # fmt: skip
 
 
