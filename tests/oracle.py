@@ -107,29 +107,27 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def masked_copy(model: nn.Module, plan: gs.Plan, spare: Spare = ()) -> nn.Module:
     """A deep copy in which every slice that ``plan`` removes is zero."""
-    masked = copy.deepcopy(model)
-    found = named_tensors(masked)
-    with torch.no_grad():
-        for (name, dim), kept in plan.kept.items():
-            if any(name.endswith(end) and dim == at for end, at in spare):
-                continue
-            gone = np.setdiff1d(np.arange(plan.sizes[(name, dim)]), kept)
-            found[name].index_fill_(dim, torch.from_numpy(gone), 0)
-    return masked
+    sites = plan.kept.items()
+    gone = {site: np.setdiff1d(np.arange(plan.sizes[site]), kept) for site, kept in sites}
+    return _masked(model, gone, spare)
 
 
 def masked_by(
     model: nn.Module, graph: gs.ChannelGraph, keep: np.ndarray, spare: Spare = ()
 ) -> nn.Module:
     """A deep copy in which everything is zero that belongs to a channel that goes."""
+    sites = graph.sites.items()
+    return _masked(model, {s: np.flatnonzero((ids >= 0) & ~keep[ids]) for s, ids in sites}, spare)
+
+
+def _masked(model: nn.Module, gone: dict[tuple[str, int], np.ndarray], spare: Spare) -> nn.Module:
+    """A deep copy in which these indices of tensors' dimensions are zero, but for spared ones."""
     masked = copy.deepcopy(model)
     found = named_tensors(masked)
     with torch.no_grad():
-        for (name, dim), ids in graph.sites.items():
-            if any(name.endswith(end) and dim == at for end, at in spare):
-                continue
-            gone = np.flatnonzero((ids >= 0) & ~keep[ids])
-            found[name].index_fill_(dim, torch.from_numpy(gone), 0)
+        for (name, dim), indices in gone.items():
+            if not any(name.endswith(end) and dim == at for end, at in spare):
+                found[name].index_fill_(dim, torch.from_numpy(indices), 0)
     return masked
 
 

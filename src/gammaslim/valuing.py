@@ -18,9 +18,6 @@ from gammaslim.ops import Op
 _ATTRIBUTE = "_gammaslim_memory"
 """On a tensor: the number of the run and of the memory in it; plain numbers can be pickled."""
 
-_UNKNOWN = (0, 0)
-"""Of a tensor about which no run has said anything."""
-
 _RUNS = itertools.count(1)
 
 
@@ -30,7 +27,6 @@ class _Kind:
 
     name: str
     views: tuple[bool, ...]
-    any_views: bool
     random: bool
 
     @classmethod
@@ -40,7 +36,7 @@ class _Kind:
         aliases = [each.alias_info for each in schema.returns] if schema is not None else []
         views = tuple(alias is not None and not alias.is_write for alias in aliases)
         random = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
-        return cls(str(func), views, any(views), random)
+        return cls(str(func), views, random)
 
 
 class ValueNotes:
@@ -67,13 +63,10 @@ class ValueNotes:
         kind = self._kinds.get(op.func)
         if kind is None:
             kind = self._kinds[op.func] = _Kind.of(op.func)
-        taken, made, written = list[int](), list[int](), list[int]()
-        for tensor in op.inputs:
-            if id(tensor) not in self._parameters:
-                run, key = getattr(tensor, _ATTRIBUTE, _UNKNOWN)
-                taken.append(self._present[key] if run == self._run else WORLD)
+        taken = [v for t in op.inputs if (v := self.of(t)) is not None]
+        made, written = list[int](), list[int]()
         for index, tensor in enumerate(op.outputs):
-            if kind.any_views and kind.views[min(index, len(kind.views) - 1)] and op.inputs:
+            if kind.views and kind.views[min(index, len(kind.views) - 1)] and op.inputs:
                 self._share(tensor, op.inputs[0])
             else:
                 made.append(self._make(tensor, written))
@@ -111,12 +104,12 @@ class ValueNotes:
         """The present value of a tensor; ``None`` for one of the network's own, as it was."""
         if id(tensor) in self._parameters:
             return None
-        run, key = getattr(tensor, _ATTRIBUTE, _UNKNOWN)
-        return self._present[key] if run == self._run else WORLD
+        key = self._key(tensor)
+        return WORLD if key is None else self._present[key]
 
     def _key(self, tensor: Tensor) -> int | None:
         """The number of a tensor's memory; what another run said of it does not count."""
-        run, key = getattr(tensor, _ATTRIBUTE, _UNKNOWN)
+        run, key = getattr(tensor, _ATTRIBUTE, (None, None))
         return key if run == self._run else None
 
     def _share(self, tensor: Tensor, base: Tensor) -> None:
