@@ -21,7 +21,7 @@ import gammaslim as gs
 from bench.accuracy import nets
 from bench.accuracy.one import machine
 from bench.pages import write_between
-from gammaslim.timing import medians
+from gammaslim.latency import medians
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "latency.md"
 KEEP, ROUND_TO, SIZE = 0.5, 8, 32

@@ -106,7 +106,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     if kind in STACKS:
         with torch.device("meta"):
             return STACKS[kind](*map(int, numbers)), torch.zeros(1, 3, 8, 8)
-    from gammaslim.specs import load_network
+    from gammaslim.cli.networks import load_network
 
     declare_box_operators()
     return load_network(name), torch.zeros(NETS[name])

@@ -12,7 +12,7 @@ from torch import nn
 import gammaslim as gs
 from bench.accuracy.nets import build
 from bench.accuracy.training import EXAMPLE
-from gammaslim.select import make_plan
+from gammaslim.selecting.planning import make_plan
 
 
 def macs(model: nn.Module) -> int:

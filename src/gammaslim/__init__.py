@@ -4,10 +4,12 @@ The pipeline is ``trace → train with a penalty → scores → select → prune
 makes a frozen record for the next.
 """
 
-from gammaslim import schedules
-from gammaslim.attach import attach
-from gammaslim.attachment import Attachment
-from gammaslim.costs import channel_costs
+from gammaslim.channels.costs import channel_costs
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.plan import Plan
+from gammaslim.channels.records import Cost, Frozen, Group
+from gammaslim.cutting.folding import Folded
+from gammaslim.cutting.pruning import Change, Outcome, prune
 from gammaslim.errors import (
     CalibrationError,
     FileFormatError,
@@ -26,12 +28,7 @@ from gammaslim.errors import (
     VerificationError,
 )
 from gammaslim.files import load, save
-from gammaslim.fitting import Fit, select_latency
-from gammaslim.folding import Folded
-from gammaslim.forecasting import Forecast
-from gammaslim.graph import ChannelGraph
-from gammaslim.latency import channel_latencies
-from gammaslim.param_groups import param_groups
+from gammaslim.latency import Fit, channel_latencies, select_latency
 from gammaslim.penalties import (
     L1,
     Budget,
@@ -43,20 +40,22 @@ from gammaslim.penalties import (
     Scales,
     Shrinkage,
     cost_weighted,
+    schedules,
 )
-from gammaslim.plan import Plan
-from gammaslim.pruning import Change, Outcome, prune
-from gammaslim.records import Cost, Frozen, Group
 from gammaslim.rules.user import OperatorCall, rule
-from gammaslim.scores import scores
-from gammaslim.scratch import distillation_loss, reset_parameters
-from gammaslim.select import select
-from gammaslim.shrinking import Shrinker, shrink_every
-from gammaslim.suggesting import suggest_strength
-from gammaslim.sweeping import Sweep, SweepRow, sweep
-from gammaslim.thresholds import gap_threshold
-from gammaslim.tracing import trace
-from gammaslim.watching import Stats
+from gammaslim.selecting.planning import select
+from gammaslim.selecting.scoring import scores
+from gammaslim.selecting.sweeping import Sweep, SweepRow, sweep
+from gammaslim.selecting.thresholds import gap_threshold
+from gammaslim.tracing.tracer import trace
+from gammaslim.training.attachment import Attachment
+from gammaslim.training.connecting import attach
+from gammaslim.training.decay_groups import param_groups
+from gammaslim.training.forecasting import Forecast
+from gammaslim.training.retraining import distillation_loss, reset_parameters
+from gammaslim.training.shrinking import Shrinker, shrink_every
+from gammaslim.training.stats import Stats
+from gammaslim.training.suggesting import suggest_strength
 
 __version__ = "0.1.0"
 

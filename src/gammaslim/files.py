@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from gammaslim.departures import owner
+from gammaslim.channels.departures import owner
+from gammaslim.channels.plan import Plan
+from gammaslim.cutting.folding import add_bias, biases_added
+from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, remembered_plan
 from gammaslim.errors import FileFormatError, PlanError
-from gammaslim.folding import add_bias, biases_added
-from gammaslim.modules import named_aliases, named_tensors, on_meta, unwrap
-from gammaslim.plan import Plan
-from gammaslim.surgery import apply_plan, cuts_by_tensor, remembered_plan
+from gammaslim.network.modules import named_aliases, named_tensors, on_meta, unwrap
 
 FORMAT = "gammaslim"
 VERSION = "1"

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.calibrating import reestimate
-from gammaslim.constants import Constant, Placeholder
-from gammaslim.departures import may_be_empty
-from gammaslim.narrowing import narrowed
-from gammaslim.select import make_plan
+from gammaslim.channels.departures import may_be_empty
+from gammaslim.channels.remaining_graph import narrowed
+from gammaslim.cutting.calibration import reestimate
+from gammaslim.cutting.constants import Constant, Placeholder
+from gammaslim.selecting.planning import make_plan
 from tests import oracle
 from tests.nets.case import noise
 from tests.nets.random_nets import SIZE, Program, Step, build, programs
@@ -295,7 +295,7 @@ def test_a_failed_cut_puts_layers_back(monkeypatch):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     before, groups = copy.deepcopy(model), [list(g["params"]) for g in optimizer.param_groups]
     graph, plan = dead(model)
-    monkeypatch.setattr("gammaslim.cutting.set_value", lambda *_: None)
+    monkeypatch.setattr("gammaslim.cutting.proving.set_value", lambda *_: None)
     with pytest.raises(gs.VerificationError, match=r"'2\.bn2'"):
         gs.prune(model, graph, plan, optimizer=optimizer)
     assert oracle.drift(oracle.outputs(before, IMAGE), oracle.outputs(model, IMAGE)) == 0
@@ -304,7 +304,7 @@ def test_a_failed_cut_puts_layers_back(monkeypatch):
     assert found == [list(map(id, own)) for own in groups]
 
 
-@pytest.mark.parametrize("where", ["cutting", "remaining"])
+@pytest.mark.parametrize("where", ["proving", "remaining"])
 def test_a_constant_that_cannot_be_set_puts_layers_back(monkeypatch, where):
     def fail(*_):
         raise RuntimeError("no memory left")
@@ -315,7 +315,7 @@ def test_a_constant_that_cannot_be_set_puts_layers_back(monkeypatch, where):
         model[3].bn1.weight[0], model[3].bn1.bias[0] = 0, 1
     before = copy.deepcopy(model)
     graph, plan = dead(model)
-    monkeypatch.setattr(f"gammaslim.{where}.set_value", fail)
+    monkeypatch.setattr(f"gammaslim.cutting.{where}.set_value", fail)
     with pytest.raises(RuntimeError, match="no memory left"):
         gs.prune(model, graph, plan)
     assert oracle.drift(oracle.outputs(before, IMAGE), oracle.outputs(model, IMAGE)) == 0

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import gammaslim as gs
-from gammaslim.calibrating import reestimate
+from gammaslim.cutting.calibration import reestimate
 from gammaslim.errors import CalibrationError
-from gammaslim.select import make_plan
+from gammaslim.selecting.planning import make_plan
 from tests.nets.classic import CLASSIC
 
 ACTIVATIONS = {

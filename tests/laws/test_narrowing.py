@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import gammaslim as gs
-from gammaslim.narrowing import narrowed
+from gammaslim.channels.remaining_graph import narrowed
 from tests.zoo_small import NAMES, ZOO
 
 CHOSEN_ANEW = {"deconvolutions", "partial_conv", "shuffled_thirds", "shuffled_twice", "bilinear"}

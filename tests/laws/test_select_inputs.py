@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 import gammaslim as gs
-from gammaslim.indexing import select_inputs
-from gammaslim.modules import INPUT_INDEX
-from gammaslim.narrowing import narrowed
-from gammaslim.select import make_plan
+from gammaslim.channels.remaining_graph import narrowed
+from gammaslim.network.input_index import select_inputs
+from gammaslim.network.modules import INPUT_INDEX
+from gammaslim.selecting.planning import make_plan
 from tests import oracle
 from tests.nets.case import noise
 from tests.zoo_small import NAMES, ZOO
@@ -212,7 +212,8 @@ def test_a_failed_cut_takes_the_index_back(monkeypatch):
     graph = gs.trace(model, IMAGE, select_inputs=True)
     plan = without(graph, one=[0])
     monkeypatch.setattr(
-        "gammaslim.surgery.select_inputs", lambda m, places: select_inputs(m, np.roll(places, 1))
+        "gammaslim.cutting.surgery.select_inputs",
+        lambda m, places: select_inputs(m, np.roll(places, 1)),
     )
     with pytest.raises(gs.VerificationError, match="restored"):
         gs.prune(model, graph, plan)

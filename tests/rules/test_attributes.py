@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
-from gammaslim.select import make_plan
+from gammaslim.selecting.planning import make_plan
 from tests.rules.helper import checked, image, only_reason
 
 

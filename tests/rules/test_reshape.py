@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import gammaslim as gs
-from gammaslim.select import make_plan
+from gammaslim.selecting.planning import make_plan
 from tests.rules.helper import (
     FREE,
     INTO,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import gammaslim as gs
-from gammaslim.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph
 
 STREAM, INNER, ARM, MIXED = 6, 3, 4, 7
 COLOURS, CLASSES, PIXELS = 3, 3, 6

@@ -28,8 +28,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import gammaslim as gs
-from gammaslim.attach import attach
 from gammaslim.errors import GammaslimError
+from gammaslim.training.connecting import attach
 from tests.training.common import batch, small_net, traced
 
 STEPS = 12

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.attach import attach
-from gammaslim.untold import remember
+from gammaslim.cutting.untold import remember
+from gammaslim.training.connecting import attach
 from tests.training.common import CLOSE, loss_of, scales_of, small_net, traced
 
 STEPS = 8

@@ -9,8 +9,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import gammaslim as gs
-from gammaslim.attach import attach
 from gammaslim.errors import PenaltyError, StaleGraphError
+from gammaslim.training.connecting import attach
 from tests.training.common import loss_of, scales_of, small_net, traced, train
 
 GRAPH = traced(small_net())

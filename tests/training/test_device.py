@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import gammaslim as gs
-from gammaslim.attach import attach
+from gammaslim.training.connecting import attach
 from tests.training.common import small_net, traced
 from tests.unit.handmade import PlainNet, plain_graph
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.attach import attach
+from gammaslim.training.connecting import attach
 from tests.training.common import (
     CLOSE,
     add_group_lasso,

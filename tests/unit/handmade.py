@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gammaslim.attach import attach
-from gammaslim.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.records import Group, IntArray, Site, SizeAttribute, Work
 from gammaslim.penalties import L1
-from gammaslim.records import Group, IntArray, Site, SizeAttribute, Work
+from gammaslim.training.connecting import attach
 
 KERNEL = 3
 CLASSES = 2

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from gammaslim.attach import attach
 from gammaslim.errors import (
     GammaslimWarning,
     NothingToPruneError,
@@ -18,6 +17,7 @@ from gammaslim.errors import (
     StaleGraphError,
 )
 from gammaslim.penalties import L1, GroupLasso
+from gammaslim.training.connecting import attach
 from tests.unit.handmade import (
     INNER,
     SCALES,

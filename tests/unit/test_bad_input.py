@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
-from gammaslim import cutting, surgery
+from gammaslim.cutting import proving, surgery
 from tests import oracle
 from tests.nets.case import Head, cbr, image
 
@@ -411,7 +411,7 @@ def test_interruption_restores(monkeypatch, where, error):
     plan = plan_for(model, graph)
     before = unversioned(copy.deepcopy(state_of(model, optimizer)))
     names = {"reference": "reference", "compare": "compare", "training": "training_failure"}
-    owner, name = (surgery, "_remember") if where == "apply" else (cutting, names[where])
+    owner, name = (surgery, "_remember") if where == "apply" else (proving, names[where])
 
     def fail(*_args, **_kwargs):
         raise error

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import gammaslim as gs
+from gammaslim.channels.sequences import Arrangement, Balance, Join, Part, Shuffle, Step
 from gammaslim.errors import PlanError, TargetError
-from gammaslim.select import make_plan, select
-from gammaslim.sequences import Arrangement, Balance, Join, Part, Shuffle, Step
+from gammaslim.selecting.planning import make_plan, select
 from tests import oracle
 from tests.nets.case import Case, image
 from tests.nets.shuffling import SHUFFLING
@@ -166,7 +166,7 @@ def test_undo_restores_the_order(monkeypatch):
     """A cut that fails its proof leaves the network bit for bit as it was."""
     model, found, plan = cut("shuffled_stage")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    monkeypatch.setattr("gammaslim.verify.drift_between", lambda *_: float("inf"))
+    monkeypatch.setattr("gammaslim.cutting.verification.drift_between", lambda *_: float("inf"))
     with pytest.raises(gs.GammaslimError, match="has been restored"):
         gs.prune(model, found, plan)
     for name, tensor in model.state_dict().items():

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 import gammaslim as gs
 from gammaslim.errors import OptimizerError, PenaltyError, TargetError
-from gammaslim.penalties.banding import uniform_ratio
+from gammaslim.training.banding import uniform_ratio
 from tests.nets.classic import CLASSIC
 from tests.unit.handmade import PlainNet, plain_graph
 

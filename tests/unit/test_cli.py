@@ -7,9 +7,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gammaslim.cli import app
+from gammaslim.cli.commands import app
+from gammaslim.cli.networks import DEFAULT_SHAPE, example_for, load_network, parse_shape
 from gammaslim.errors import GammaslimError, MissingExtraError
-from gammaslim.specs import DEFAULT_SHAPE, example_for, load_network, parse_shape
 
 TINY = """
 from torch import nn

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import gammaslim as gs
+from gammaslim.channels.plan import Plan
 from gammaslim.errors import TargetError
-from gammaslim.fitting import Fit, _fast_enough
-from gammaslim.plan import Plan
+from gammaslim.latency import Fit, _fast_enough
 from tests.unit.handmade import PlainNet, plain_graph
 
 

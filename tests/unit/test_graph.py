@@ -6,9 +6,17 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from gammaslim.channels.plan import Plan
+from gammaslim.channels.records import (
+    FIXED,
+    Cost,
+    Frozen,
+    SizeAttribute,
+    Work,
+    kept_count,
+    kept_mask,
+)
 from gammaslim.errors import PlanError
-from gammaslim.plan import Plan
-from gammaslim.records import FIXED, Cost, Frozen, SizeAttribute, Work, kept_count, kept_mask
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph
 
 

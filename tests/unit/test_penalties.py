@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import gammaslim as gs
+from gammaslim.channels.records import FIXED
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal, Scales
-from gammaslim.records import FIXED
 from tests.unit.handmade import (
     INNER,
     WIDTH,

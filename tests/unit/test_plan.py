@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gammaslim.channels.plan import Plan
 from gammaslim.errors import PlanError
-from gammaslim.plan import Plan
 
 SITE = ("conv.weight", 0)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.records import Frozen, Group, Work
 from gammaslim.errors import GammaslimError, MissingExtraError
-from gammaslim.graph import ChannelGraph
-from gammaslim.records import Frozen, Group, Work
 from gammaslim.report import plots
 from gammaslim.report.plots import scales_picture
 from gammaslim.report.tables import (

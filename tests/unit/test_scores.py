@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from gammaslim.channels.records import FIXED
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
-from gammaslim.records import FIXED
-from gammaslim.scores import scores
+from gammaslim.selecting.scoring import scores
 from tests.unit.handmade import (
     PlainNet,
     ResidualNet,

@@ -8,7 +8,7 @@ from torch import nn
 
 import gammaslim as gs
 from gammaslim.errors import GammaslimError
-from gammaslim.scratch import distillation_loss, reset_parameters
+from gammaslim.training.retraining import distillation_loss, reset_parameters
 from tests.unit.handmade import PlainNet
 
 

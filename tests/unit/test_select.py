@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from gammaslim.channels.records import FIXED, SizeAttribute
 from gammaslim.errors import NothingToPruneError, PlanError, ScoreError, TargetError
-from gammaslim.records import FIXED, SizeAttribute
-from gammaslim.select import make_plan, select
+from gammaslim.selecting.planning import make_plan, select
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph, widths_of
 
 # Hand-worked cases

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from gammaslim.balance import Shape, levels_of
-from gammaslim.chains import chain_of
-from gammaslim.sequences import (
+from gammaslim.channels.sequences import (
     Arrangement,
     Balance,
     Join,
@@ -16,6 +14,8 @@ from gammaslim.sequences import (
     order_of,
     run,
 )
+from gammaslim.labels.balance import Shape, levels_of
+from gammaslim.selecting.chains import chain_of
 
 SIX = np.arange(6)
 

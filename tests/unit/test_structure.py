@@ -14,23 +14,13 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
     {"errors"},
-    {"records", "graph", "sequences", "selections", "flow", "departures", "plan", "narrowing"},
-    {"demands", "labels", "classes", "families", "balance", "resolving"},
-    {"modules", "calling", "fakes", "layers", "sizes", "findings", "sources", "ops"},
-    {"attributes", "indexing", "streams", "valuing", "recording"},
-    {"rules", "modes", "module_sizes", "ignoring"},
-    {"assembly"},
+    {"channels"},
+    {"labels", "network", "penalties"},
+    {"recording", "selecting", "cutting"},
+    {"rules", "training", "latency", "files"},
     {"tracing"},
-    {"shards", "scores", "chains", "limits", "ranking", "thresholds", "targets"}
-    | {"select", "sweeping", "costs", "schedules"},
-    {"penalties", "layout", "forecasting", "watching"},
-    {"attachment", "attach", "suggesting", "param_groups"},
-    {"undoing", "constants", "surgery", "running", "verify", "untold", "wrappers", "reading"}
-    | {"remaining", "folding", "calibrating"},
-    {"cutting", "pruning", "shrinking", "timing", "latency", "fitting", "scratch"},
-    {"files"},
     {"report"},
-    {"specs", "demo", "cli", "integrations"},
+    {"integrations", "demo", "cli"},
 )
 """Lowest first: a file imports from its own layer and those before it."""
 

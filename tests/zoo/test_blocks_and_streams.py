@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.departures import may_be_empty
+from gammaslim.channels.departures import may_be_empty
 from tests import oracle
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from gammaslim.attach import attach
-from gammaslim.attachment import Attachment
-from gammaslim.calling import map_tensors
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.records import Site
 from gammaslim.errors import GammaslimError, MissingExtraError, PenaltyError
-from gammaslim.graph import ChannelGraph
+from gammaslim.network.calling import map_tensors
 from gammaslim.penalties import AnyPenalty
-from gammaslim.records import Site
-from gammaslim.tracing import trace
+from gammaslim.tracing.tracer import trace
+from gammaslim.training.attachment import Attachment
+from gammaslim.training.connecting import attach
 
 PenaltySource = AnyPenalty | Callable[[int], AnyPenalty]
 """A penalty, or a function from the number of optimizer steps to one."""

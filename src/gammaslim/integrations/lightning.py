@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from gammaslim.channels.records import Site
 from gammaslim.errors import GammaslimError
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
-from gammaslim.records import Site
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gammaslim.attachment import Attachment
 from gammaslim.integrations.common import PREFIX
+from gammaslim.training.attachment import Attachment
 
 
 def log_stats(writer: Any, handle: Attachment, step: int) -> None:

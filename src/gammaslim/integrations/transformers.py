@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gammaslim.channels.records import Site
 from gammaslim.errors import PenaltyError
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
-from gammaslim.records import Site
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from gammaslim.channels.records import Site
 from gammaslim.errors import GammaslimError, GammaslimWarning
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
-from gammaslim.records import Site
 
 try:
     from ultralytics.engine.model import Model

@@ -7,9 +7,9 @@ from typing import final
 
 import numpy as np
 
-from gammaslim.costs import CostKind, FloatArray, channel_costs
+from gammaslim.channels.costs import CostKind, FloatArray, channel_costs
+from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import NothingToPruneError, PenaltyError
-from gammaslim.graph import ChannelGraph
 from gammaslim.penalties.base import Penalty, Shrinkage
 
 

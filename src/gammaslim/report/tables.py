@@ -11,10 +11,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gammaslim.graph import ChannelGraph
-from gammaslim.records import Frozen
-from gammaslim.records import Group as ChannelGroup
-from gammaslim.sweeping import Sweep
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.records import Frozen
+from gammaslim.channels.records import Group as ChannelGroup
+from gammaslim.selecting.sweeping import Sweep
 
 TEXT_WIDTH = 120
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

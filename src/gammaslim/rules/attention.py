@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F  # noqa: N812
 
-from gammaslim.labels import LabelArray
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
+from gammaslim.labels.store import LabelArray
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 from gammaslim.rules.registry import function_rule, rule
 
 DEFAULT_SCALE = "the default attention scale depends on the feature size"

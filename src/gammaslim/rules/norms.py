@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from gammaslim.labels import LabelArray, Partition
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
+from gammaslim.labels.store import LabelArray, Partition
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 

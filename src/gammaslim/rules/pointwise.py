@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gammaslim.findings import Dims
-from gammaslim.labels import LabelArray
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
+from gammaslim.labels.store import LabelArray
+from gammaslim.recording.findings import Dims
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 from gammaslim.rules.registry import rule
 
 ZERO_TO_ZERO = frozenset([

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gammaslim.indexing import selected_places
-from gammaslim.labels import LabelArray
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
+from gammaslim.labels.store import LabelArray
+from gammaslim.network.input_index import selected_places
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 from gammaslim.rules.registry import rule
 from gammaslim.rules.shapes import pass_on
 

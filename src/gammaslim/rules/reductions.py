@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gammaslim.labels import LabelArray
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
+from gammaslim.labels.store import LabelArray
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 from gammaslim.rules.registry import rule
 
 SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder, Rule
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder, Rule
 from gammaslim.rules.user import user_rule
 
 FunctionRule = Callable[[Recorder, Sequence[Any], Mapping[str, Any]], None]

@@ -9,14 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from gammaslim.findings import Grid, TensorLabels
-from gammaslim.labels import LabelArray, Partition, fixed_code
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
-from gammaslim.records import IntArray
+from gammaslim.channels.records import IntArray
+from gammaslim.channels.sequences import Repeat, Shuffle
+from gammaslim.labels.store import LabelArray, Partition, fixed_code
+from gammaslim.recording.findings import Grid, TensorLabels
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.sizes import Given, Size
 from gammaslim.rules.registry import rule
-from gammaslim.sequences import Repeat, Shuffle
-from gammaslim.sizes import Given, Size
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gammaslim.findings import Dims
-from gammaslim.labels import ELASTIC, LabelArray, fixed_code
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
-from gammaslim.records import IntArray
+from gammaslim.channels.records import IntArray
+from gammaslim.channels.sequences import Join, Part
+from gammaslim.labels.store import ELASTIC, LabelArray, fixed_code
+from gammaslim.recording.findings import Dims
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.sizes import Given, Size
 from gammaslim.rules.registry import rule
-from gammaslim.sequences import Join, Part
-from gammaslim.sizes import Given, Size
 
 EVENLY = 2
 """``tensor_split(sections, dim)`` has at most so many integers; a list of indices has more."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 from gammaslim.rules.registry import rule
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
+from gammaslim.channels.records import IntArray
 from gammaslim.errors import RuleError
-from gammaslim.labels import LabelArray
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
-from gammaslim.records import IntArray
+from gammaslim.labels.store import LabelArray
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
 
 _PYTORCH = ("aten", "prim", "prims")
 

@@ -7,15 +7,15 @@ import math
 import numpy as np
 from torch import Tensor
 
-from gammaslim.findings import ConvSizes
-from gammaslim.labels import LabelArray, Partition, fixed_code, or_fixed
-from gammaslim.modules import CONVOLUTION
-from gammaslim.ops import Op
-from gammaslim.recording import Recorder
-from gammaslim.records import IntArray
+from gammaslim.channels.records import IntArray
+from gammaslim.labels.store import LabelArray, Partition, fixed_code, or_fixed
+from gammaslim.network.modules import CONVOLUTION
+from gammaslim.recording.findings import ConvSizes
+from gammaslim.recording.ops import Op
+from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.sizes import Size
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
-from gammaslim.sizes import Size
 
 
 @rule("convolution")

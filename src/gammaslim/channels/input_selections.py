@@ -1,0 +1,103 @@
+"""Input selections: BatchNorms that read some channels of a stream which others read as well.
+
+In a pre-activation or densely connected network many BatchNorms read the same stream.  With an
+index in front of each, every one of them drops the channels that it does not need, and the stream
+stays.  Source: the channel selection layer of Liu et al., ICCV 2017, arXiv 1708.06519, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from gammaslim.channels.records import BoolArray, IntArray, kept_mask
+
+Survivors = Callable[[IntArray], IntArray]
+
+
+@dataclass(frozen=True, eq=False)
+class InputSelection:
+    """One BatchNorm: its channel ``reads[i]`` is made of index ``places[i]`` of what it is given.
+
+    ``stream`` holds the channel id of every index of that, and ``module`` is the BatchNorm's path.
+    """
+
+    module: str
+    stream: IntArray
+    reads: IntArray
+    places: IntArray
+
+    def left(self, survivors: Survivors) -> InputSelection:
+        """The same after a cut, in the old ids: who reads which of what is left of the stream."""
+        stream, reads = survivors(self.stream), survivors(self.reads)
+        moved = np.full(len(self.stream), -1, dtype=np.int64)
+        moved[stream] = np.arange(len(stream))
+        places = moved[self.places[reads]]
+        return InputSelection(self.module, self.stream[stream], self.reads[reads], places)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether everything is read, in its order: no index is needed."""
+        return np.array_equal(self.places, np.arange(len(self.stream)))
+
+    @property
+    def sources(self) -> IntArray:
+        """Per channel that is read, the channel of the stream."""
+        return self.stream[self.places]
+
+    def allows(self, keep: BoolArray) -> bool:
+        """Whether all that is still read is still there."""
+        return bool(kept_mask(self.sources, keep)[kept_mask(self.reads, keep)].all())
+
+
+@dataclass(frozen=True, eq=False)
+class InputSelections:
+    """All input selections of a network, one for each BatchNorm that has or may get an index.
+
+    ``idle``: channels of streams that nothing else reads, and that no scale judges: they go as
+    soon as no selection reads them any more.
+    """
+
+    each: tuple[InputSelection, ...] = ()
+    idle: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def without(self, modules: Collection[str]) -> InputSelections:
+        """The selections less those of these modules."""
+        if not modules:
+            return self
+        return replace(self, each=tuple(s for s in self.each if s.module not in modules))
+
+    def settled(self, keep: BoolArray) -> BoolArray:
+        """``keep`` without the idle channels of which no reader is left."""
+        if not len(self.idle):
+            return keep
+        read = np.zeros(len(keep), dtype=np.bool_)
+        for one in self.each:
+            sources = one.sources[kept_mask(one.reads, keep)]
+            read[sources[sources >= 0]] = True
+        keep = keep.copy()
+        keep[self.idle[~read[self.idle]]] = False
+        return keep
+
+    def indices(self, survivors: Survivors) -> dict[str, IntArray]:
+        """For every BatchNorm whose index a cut changes: the indices it then reads."""
+        found: dict[str, IntArray] = {}
+        for before, after in self._pairs(survivors):
+            needless = before.takes_all and after.takes_all
+            if not needless and not np.array_equal(before.places, after.places):
+                found[before.module] = after.places
+        return found
+
+    def left(self, survivors: Survivors, number: Callable[[IntArray], IntArray]) -> InputSelections:
+        """The selections of the cut network; ``number`` gives the channels that stay new ids."""
+        each = tuple(
+            InputSelection(one.module, number(one.stream), number(one.reads), one.places)
+            for _, one in self._pairs(survivors)
+        )
+        return InputSelections(each, number(self.idle[survivors(self.idle)]))
+
+    def _pairs(self, survivors: Survivors) -> Iterator[tuple[InputSelection, InputSelection]]:
+        for one in self.each:
+            yield one, one.left(survivors)

@@ -1,0 +1,1 @@
+"""A plan applied, proven, folded, or taken back."""

@@ -1,0 +1,239 @@
+"""What layers read of channels that will go: their means, and which of them are constants."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.records import BoolArray, IntArray, kept_mask
+from gammaslim.errors import CalibrationError
+from gammaslim.network.calling import call_arguments, copied, output_tensors
+from gammaslim.network.layers import is_plain
+from gammaslim.network.modules import (
+    NORM_BASE,
+    first_paths,
+    preserved_attributes,
+    preserved_random_state,
+    training_mode,
+)
+
+CONSTANT = 1e-6
+"""A channel is a constant if it varies by less than this, relative to its largest magnitude."""
+
+
+@dataclass
+class Reading:
+    """What one layer, at ``path``, sees of the channels that will go.
+
+    ``columns`` are their indices among its inputs; per column the running sum, count, least and
+    largest value.  ``norm``: the BatchNorm that reads this layer's output, if nothing else does.
+    """
+
+    module: nn.Module
+    path: str
+    columns: IntArray
+    total: Tensor
+    low: Tensor
+    high: Tensor
+    count: int = 0
+    norm: nn.Module | None = None
+
+    def look(self, inputs: Tensor) -> None:
+        """Take in one input of the layer."""
+        dim = _channel_dim(self.module, inputs)
+        index = torch.from_numpy(self.columns).to(inputs.device)
+        rows = inputs.detach().index_select(dim, index).movedim(dim, 0).flatten(1)
+        if not rows.shape[1]:
+            return
+        rows = rows.double().cpu()
+        self.total += rows.sum(dim=1)
+        self.low = torch.minimum(self.low, rows.amin(dim=1))
+        self.high = torch.maximum(self.high, rows.amax(dim=1))
+        self.count += rows.shape[1]
+
+    def means(self, *, constants_only: bool) -> Tensor:
+        """Per column what to fold: its mean, or 0 for a column that is not constant."""
+        means = self.total / max(self.count, 1)
+        if constants_only:
+            largest = torch.maximum(self.low.abs(), self.high.abs())
+            means = torch.where(self.high - self.low <= CONSTANT * largest, means, 0.0)
+        return means
+
+
+def has_constants(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> bool:
+    """Whether some channel goes whose scales are all zero and one of whose shifts is not."""
+    silent, loud = graph.scored & ~keep, np.zeros(graph.num_channels, dtype=np.bool_)
+    for name in graph.scales:
+        ids = graph.sites[(name, 0)]
+        values = model.get_parameter(name).detach().cpu().numpy() != 0
+        silent[ids[(ids >= 0) & values]] = False
+        if name in graph.shifts:
+            shift = model.get_parameter(graph.shifts[name]).detach().cpu().numpy() != 0
+            loud[ids[(ids >= 0) & shift]] = True
+    return bool((silent & loud).any())
+
+
+def observe(
+    model: nn.Module,
+    graph: ChannelGraph,
+    keep: BoolArray,
+    batches: Iterable[Any],
+    looks: Mapping[str, Callable[[Tensor], None]],
+) -> tuple[list[Reading], list[str]]:
+    """Run the uncut network in evaluation mode, and look at what each layer sees of what will go.
+
+    ``looks`` are shown what the modules with these paths give, in the same passes.
+
+    Returns:
+        One reading per layer that can be folded, and the names of those that cannot.
+    """
+    readings, skipped = _readings(model, graph, keep)
+    if not readings and not looks:
+        return [], skipped
+
+    def read(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            readings[module].look(args[0])
+
+    def shown(look: Callable[[Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _args, output: look(output)
+
+    given = [(model.get_submodule(path), shown(look)) for path, look in looks.items()]
+    hooks = [module.register_forward_hook(hook) for module, hook in given]
+    with _hooked([*hooks, *(module.register_forward_pre_hook(read) for module in readings)]):
+        _run_all(model, batches)
+    for module, norm in _sole_norms(model, graph.example_inputs, list(readings)).items():
+        readings[module].norm = norm
+    return list(readings.values()), skipped
+
+
+def _run_all(model: nn.Module, batches: Iterable[Any]) -> None:
+    for batch in batches:
+        try:
+            _run(model, batch, contextlib.nullcontext())
+        except Exception as error:  # any failure of the user's own code
+            raise CalibrationError(
+                f"The network fails on the calibration data: {type(error).__name__}: {error}."
+            ) from error
+
+
+def _readings(
+    model: nn.Module, graph: ChannelGraph, keep: BoolArray
+) -> tuple[dict[nn.Module, Reading], list[str]]:
+    readings: dict[nn.Module, Reading] = {}
+    skipped: list[str] = []
+    leaving = graph.departures(keep).remnants
+    for module, path in first_paths(model).items():
+        if graph.flow.around(path) in leaving:
+            continue
+        name = f"{path}.weight" if path else "weight"
+        columns = _removed_columns(module, graph.sites.get((name, 1)), keep)
+        if columns is None:
+            continue
+        if not is_plain(module):
+            skipped.append(path)
+            continue
+        zeros = torch.zeros(len(columns), dtype=torch.float64)
+        readings[module] = Reading(module, path, columns, zeros, zeros + np.inf, zeros - np.inf)
+    return readings, skipped
+
+
+def _removed_columns(module: nn.Module, ids: IntArray | None, keep: BoolArray) -> IntArray | None:
+    """Indices among a layer's inputs that go while the layer stays; ``None`` if there are none."""
+    if ids is None or isinstance(module, nn.Embedding):
+        return None
+    gone = np.flatnonzero(~kept_mask(ids, keep))
+    groups = getattr(module, "groups", 1)
+    if groups > 1:  # the same column of every group
+        gone = (np.arange(groups)[:, None] * len(ids) + gone).ravel()
+    return gone.astype(np.int64) if len(gone) else None
+
+
+def _channel_dim(module: nn.Module, inputs: Tensor) -> int:
+    if isinstance(module, nn.Linear):
+        return inputs.ndim - 1
+    return inputs.ndim - 1 - len(getattr(module, "kernel_size"))  # noqa: B009
+
+
+def network_outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """What the network gives in evaluation mode."""
+    return [copied(t) for t in output_tensors(_run(model, inputs, contextlib.nullcontext()))]
+
+
+def _run(model: nn.Module, batch: Any, mode: Any) -> Any:
+    args, kwargs = call_arguments(model, batch)
+    with (
+        preserved_random_state(),
+        training_mode(model, training=False),
+        preserved_attributes(model),
+        torch.no_grad(),
+        mode,
+    ):
+        return model(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _hooked(handles: list[Any]) -> Generator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _sole_norms(
+    model: nn.Module, example: Any, layers: list[nn.Module]
+) -> dict[nn.Module, nn.Module]:
+    """For each layer whose output goes to one BatchNorm and nowhere else: that BatchNorm."""
+    uses = _Uses()
+    found: dict[nn.Module, list[nn.Module]] = {}
+
+    def made(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            uses.owner[id(output)] = (module, output)
+
+    def normalise(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and (known := uses.owner.get(id(args[0]))):
+            found.setdefault(known[0], []).append(module)
+
+    norms: list[nn.Module] = [m for m in first_paths(model) if isinstance(m, NORM_BASE)]
+    hooks = [m.register_forward_hook(made) for m in layers]
+    with _hooked([*hooks, *(m.register_forward_pre_hook(normalise) for m in norms)]):
+        _run(model, example, uses)
+    calls = dict.fromkeys(layers, 0)
+    for module, _ in uses.owner.values():
+        calls[module] += 1
+    reads = {norm: sum(norm in each for each in found.values()) for norm in norms}
+    return {
+        module: each[0]
+        for module, each in found.items()
+        if len(each) == calls[module] == uses.count.get(module, 0)
+        and len(set(each)) == 1
+        and reads[each[0]] == 1  # a BatchNorm that is shared would shift the others' as well
+    }
+
+
+class _Uses(TorchFunctionMode):
+    """Counts how often each layer's output enters a computation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner: dict[int, tuple[nn.Module, Tensor]] = {}
+        self.count: dict[nn.Module, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """A look at a shape computes nothing."""
+        result = func(*args, **(kwargs or {}))
+        if any(True for _ in output_tensors(result)):
+            for tensor in output_tensors([*args, *(kwargs or {}).values()]):
+                if known := self.owner.get(id(tensor)):
+                    self.count[known[0]] = self.count.get(known[0], 0) + 1
+        return result

@@ -1,0 +1,248 @@
+"""Applies a plan to a network, in place and reversibly; all thinking happened before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.plan import AttributeValue, Plan
+from gammaslim.channels.records import BoolArray, IntArray, Site, kept_mask
+from gammaslim.cutting.constants import replace_layer
+from gammaslim.cutting.undoing import Undo
+from gammaslim.errors import OptimizerError, PlanError
+from gammaslim.network.input_index import select_inputs
+from gammaslim.network.layers import is_heard
+from gammaslim.network.modules import first_paths, named_tensors
+
+PLAN_ATTRIBUTE = "_gammaslim_plan"
+"""Where a cut module remembers what was cut from its own tensors since it was built."""
+
+Cuts = Mapping[int, IntArray]
+
+
+def cuts_by_tensor(plan: Plan) -> dict[str, dict[int, IntArray]]:
+    """The plan's kept indices in their order, per tensor: name -> dimension -> indices."""
+    cuts: dict[str, dict[int, IntArray]] = {}
+    for name, dim in plan.kept:
+        cuts.setdefault(name, {})[dim] = plan.indices((name, dim))
+    return cuts
+
+
+def sliced(tensor: Tensor, cuts: Cuts) -> Tensor:
+    """A copy of ``tensor`` with only the kept indices of each dimension, memory format kept."""
+    result = tensor.detach()
+    for dim, kept in cuts.items():
+        index = torch.from_numpy(kept).to(tensor.device)
+        result = result.index_select(dim, index)
+    format_kept = torch.channels_last
+    if not tensor.is_contiguous() and tensor.is_contiguous(memory_format=format_kept):
+        result = result.contiguous(memory_format=format_kept)
+    return result
+
+
+def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = ()) -> Undo:
+    """Cut every tensor, gradient, optimizer state and size attribute that the plan names.
+
+    Parameters and buffers keep their identity, so references to them stay good.
+
+    Raises:
+        PlanError: a layer that is to leave has hooks; nothing has been changed.
+    """
+    _refuse_hooks(model, plan)
+    undo = Undo()
+    try:
+        for path, remnant in plan.remnants.items():
+            _release(model.get_submodule(path), optimizers, undo)
+            undo.steps.append(replace_layer(model, path, remnant))
+        tensors = named_tensors(model)
+        for name, cuts in cuts_by_tensor(plan).items():
+            _cut_tensor(tensors[name], cuts, undo)
+            for optimizer in optimizers:
+                if tensors[name] in optimizer.state:
+                    _cut_state(optimizer.state[tensors[name]], cuts, undo)
+        for path, value in plan.attributes.items():
+            _set_attribute(model, path, value, undo)
+        for path, places in plan.inputs.items():
+            undo.steps.append(select_inputs(model.get_submodule(path), places))
+        _remember(model, plan, undo)
+    except BaseException:
+        undo()
+        raise
+    return undo
+
+
+def _refuse_hooks(model: nn.Module, plan: Plan) -> None:
+    """Whoever waits for a layer to run would wait for ever."""
+    for path in plan.remnants:
+        if is_heard(model.get_submodule(path)):
+            raise PlanError(
+                f"{path!r} is to leave the network, but hooks are registered on it, which would "
+                "never run again. Remove them; or trace the network with them, and it stays."
+            )
+
+
+def _release(layer: nn.Module, optimizers: Sequence[Optimizer], undo: Undo) -> None:
+    """Let optimizers forget the parameters of a layer that leaves."""
+    gone = {id(parameter) for parameter in layer.parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            before = group["params"]
+            undo.steps.append(partial(group.__setitem__, "params", before))
+            group["params"] = [p for p in before if id(p) not in gone]
+        for parameter in layer.parameters():
+            if parameter in optimizer.state:
+                state = optimizer.state.pop(parameter)
+                undo.steps.append(partial(optimizer.state.__setitem__, parameter, state))
+
+
+def _cut_tensor(tensor: Tensor, cuts: Cuts, undo: Undo) -> None:
+    data, grad = tensor.data, tensor.grad
+
+    def restore() -> None:
+        tensor.grad = None
+        _set_data(tensor, data)
+        tensor.grad = grad
+
+    undo.steps.append(restore)
+    tensor.grad = None
+    _set_data(tensor, sliced(data, cuts))
+    if grad is not None:
+        tensor.grad = sliced(grad, cuts)
+
+
+def _set_data(tensor: Tensor, data: Tensor) -> None:
+    """Give a tensor other data, and autograd no chance to remember its old shape.
+
+    While the graph of the last step is alive (a loss that nobody deleted), it holds the node that
+    accumulates this tensor's gradient, with the shape of then; PyTorch makes a new one only where
+    the type or device of the data changes.
+    """
+    other = torch.float64 if data.dtype is not torch.float64 else torch.float32
+    if tensor.requires_grad:
+        tensor.data = data.new_empty(0, dtype=other)
+    tensor.data = data
+
+
+def _cut_state(state: dict[str, Any], cuts: Cuts, undo: Undo) -> None:
+    before = dict(state)
+    undo.steps.append(lambda: state.update(before))
+    for key, value in before.items():
+        if isinstance(value, Tensor) and value.ndim > max(cuts):
+            state[key] = sliced(value, cuts)
+
+
+def _set_attribute(model: nn.Module, path: str, value: Any, undo: Undo) -> None:
+    owner_path, _, attribute = path.rpartition(".")
+    owner = model.get_submodule(owner_path)
+    before = getattr(owner, attribute)
+    undo.steps.append(lambda: setattr(owner, attribute, before))
+    setattr(owner, attribute, list(value) if isinstance(before, list) else value)
+
+
+def _remember(model: nn.Module, plan: Plan, undo: Undo) -> None:
+    """Every module remembers what was cut from its own tensors: parts can be saved alone."""
+    for path, part in _by_owner(plan).items():
+        attributes = model.get_submodule(path).__dict__
+        before: Plan | None = attributes.get(PLAN_ATTRIBUTE)
+        undo.steps.append(partial(_restore_memory, attributes, before))
+        attributes[PLAN_ATTRIBUTE] = part if before is None else before.then(part)
+
+
+def _restore_memory(attributes: dict[str, Any], before: Plan | None) -> None:
+    attributes.pop(PLAN_ATTRIBUTE, None)
+    if before is not None:
+        attributes[PLAN_ATTRIBUTE] = before
+
+
+def _by_owner(plan: Plan) -> dict[str, Plan]:
+    """The plan in parts, one for each module that owns a tensor or number in it."""
+    kept: dict[str, dict[Site, IntArray]] = {}
+    attributes: dict[str, dict[str, AttributeValue]] = {}
+    for (name, dim), indices in plan.kept.items():
+        path, _, tensor = name.rpartition(".")
+        kept.setdefault(path, {})[(tensor, dim)] = indices
+    for name, value in plan.attributes.items():
+        path, _, attribute = name.rpartition(".")
+        attributes.setdefault(path, {})[attribute] = value
+    parts: dict[str, Plan] = {}
+    for path in {**kept, **attributes, **plan.inputs, **plan.remnants}:
+        own, prefix = kept.get(path, {}), f"{path}." if path else ""
+        sizes = {(name, dim): plan.sizes[(prefix + name, dim)] for name, dim in own}
+        orders = {s: plan.orders[p] for s in own if (p := (prefix + s[0], s[1])) in plan.orders}
+        inputs = {"": plan.inputs[path]} if path in plan.inputs else {}
+        remnants = {"": plan.remnants[path]} if path in plan.remnants else {}
+        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders, inputs, remnants)
+    return parts
+
+
+def remembered_plan(model: nn.Module) -> Plan:
+    """The plan of everything that was cut from ``model`` and its parts since they were built."""
+    whole = Plan({}, {})
+    for module, path in first_paths(model).items():
+        plan = module.__dict__.get(PLAN_ATTRIBUTE)
+        if plan is not None:
+            whole = whole.then(_prefixed(plan, path))
+    return whole
+
+
+def _prefixed(plan: Plan, path: str) -> Plan:
+    """The plan of one module as the part of a network that it is."""
+    prefix = f"{path}." if path else ""
+    return Plan(
+        {(prefix + name, dim): kept for (name, dim), kept in plan.kept.items()},
+        {(prefix + name, dim): size for (name, dim), size in plan.sizes.items()},
+        {prefix + path: value for path, value in plan.attributes.items()},
+        {(prefix + name, dim): order for (name, dim), order in plan.orders.items()},
+        {path: plan.inputs[""]} if plan.inputs else {},
+        {path: plan.remnants[""]} if plan.remnants else {},
+    )
+
+
+def check_optimizer(model: nn.Module, plan: Plan, optimizer: Optimizer) -> None:
+    """Refuse an optimizer that does not own the network, or whose state cannot be cut.
+
+    Raises:
+        OptimizerError: before anything has been changed.
+    """
+    tensors = named_tensors(model)
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    cut = cuts_by_tensor(plan)
+    if cut and not any(id(tensor) in owned for tensor in tensors.values()):
+        raise OptimizerError(
+            f"The {type(optimizer).__name__} given owns none of this network's parameters. Pass "
+            "the optimizer that trains it, or none."
+        )
+    for name in cut:
+        tensor = tensors[name]
+        for key, value in optimizer.state.get(tensor, {}).items():
+            if _unclear(value, tensor):
+                raise OptimizerError(
+                    f"The optimizer state {key!r} of {name!r} has shape {list(value.shape)}, "
+                    f"which is not that of the parameter, {list(tensor.shape)}: how to cut it is "
+                    "unknown. Prune without optimizer= and make a new optimizer."
+                )
+
+
+def _unclear(value: Any, tensor: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
+
+
+def masked_state(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> dict[str, Tensor]:
+    """Copies of the tensors that lose something, with all but the channels in ``keep`` zero."""
+    tensors = named_tensors(model)
+    state: dict[str, Tensor] = {}
+    for (name, dim), ids in graph.sites.items():
+        gone = np.flatnonzero(~kept_mask(ids, keep))
+        if len(gone):
+            masked = state.get(name)
+            if masked is None:
+                masked = state[name] = tensors[name].detach().clone()
+            masked.index_fill_(dim, torch.from_numpy(gone).to(masked.device), 0)
+    return state

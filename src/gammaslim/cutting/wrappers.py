@@ -1,0 +1,49 @@
+"""Wrappers over several processes: what a cut leaves useless says so."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gammaslim.errors import PlanError, StaleGraphError
+from gammaslim.network.modules import named_tensors
+from gammaslim.network.sharding import is_sharded
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuse to cut what this process holds only a part of.
+
+    Raises:
+        PlanError: a tensor is sharded.
+    """
+    for name, tensor in named_tensors(model).items():
+        if is_sharded(tensor):
+            raise PlanError(
+                f"A cut was asked of a network whose {name!r} is sharded over processes (FSDP2); "
+                "each holds only a part. Gather it first, cut that, and shard again: "
+                "docs/cutting.md shows how."
+            )
+
+
+def retire(model: nn.Module) -> None:
+    """Let DistributedDataParallel wrappers of a cut network raise at their next forward pass.
+
+    They hold buckets of the old sizes and hooks at nodes that autograd no longer uses: gradients
+    would be averaged no more, in silence.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    for thing in gc.get_objects():
+        if issubclass(type(thing), DistributedDataParallel) and thing.module is model:
+            thing.register_forward_pre_hook(_refuse)
+
+
+def _refuse(module: nn.Module, args: Any) -> None:  # noqa: ARG001 -- torch's signature
+    raise StaleGraphError(
+        "The network inside this DistributedDataParallel was cut since it was wrapped. Wrap it "
+        "again: model = DistributedDataParallel(model.module)."
+    )

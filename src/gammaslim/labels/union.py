@@ -1,0 +1,131 @@
+"""From labels to classes: the union-find in which everything that a store holds is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.channels.sequences import Arrangement
+from gammaslim.labels.equations import Terms, Variable
+from gammaslim.labels.store import LabelStore, Partition
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Per label its class, per class its properties; an arrangement of labels.
+
+    ``variables``: the modules' own numbers that follow a cut, as sizes in labels.
+    """
+
+    classes: IntArray
+    reasons: IntArray
+    inexact: BoolArray
+    arrangement: Arrangement
+    variables: Mapping[Variable, Terms]
+
+
+class Classes:
+    """The union-find while it is being settled: a forest over the first components."""
+
+    def __init__(self, store: LabelStore) -> None:
+        """Unite what met; freeze what is frozen."""
+        self._component = _components(store.count, store.lefts, store.rights)
+        number = int(self._component.max(initial=-1)) + 1
+        self._parent = np.arange(number, dtype=np.int64)
+        self.reasons = np.full(number, -1, dtype=np.int64)
+        self.inexact = np.zeros(number, dtype=np.bool_)
+        for labels, reason in reversed(store.frozen):
+            self.reasons[self._component[labels]] = reason
+
+    @property
+    def count(self) -> int:
+        """How many numbers classes may have."""
+        return len(self._parent)
+
+    def find(self, labels: IntArray) -> IntArray:
+        """The root class of every label (labels only, no fixed codes)."""
+        roots = self._component[labels]
+        while not np.array_equal(above := self._parent[roots], roots):
+            roots = above
+        return roots
+
+    def settle(self, partition: Partition) -> None:
+        """Choose whole rows or equal columns, whichever leaves more classes prunable."""
+        choices = [False, True] if partition.whole else [False]
+        outcomes = [self.joined(*partition.edges(whole=choice)) for choice in choices]
+        best = int(np.argmax([np.count_nonzero(~frozen) for _, _, frozen in outcomes]))
+        partition.goes_whole = choices[best]
+        self._apply(*outcomes[best], partition.reason)
+        if partition.goes_whole:
+            for column in partition.columns:
+                if column is not None:
+                    self.reasons[self.find(column[column >= 0])] = partition.reason
+
+    def couple(self, lefts: IntArray, rights: IntArray, reason: int) -> None:
+        """Unite pairs of labels; what meets a fixed index freezes for ``reason``."""
+        both = (lefts >= 0).all() and (rights >= 0).all()
+        if both and np.array_equal(self.find(lefts), self.find(rights)):
+            return
+        self._apply(*self.joined(lefts, rights), reason)
+
+    def freeze(self, roots: IntArray, reason: int) -> None:
+        """Freeze whole classes, unless they are already."""
+        self.reasons[roots] = np.where(self.reasons[roots] < 0, reason, self.reasons[roots])
+
+    def resolved(self, arrangement: Arrangement, variables: Mapping[Variable, Terms]) -> Resolved:
+        """Number the classes in the order in which their labels were made, as roots are."""
+        roots = self.find(np.arange(len(self._component)))
+        kept = np.zeros(self.count, dtype=np.bool_)
+        kept[roots] = True
+        number = np.cumsum(kept) - 1
+        return Resolved(
+            number[roots], self.reasons[kept], self.inexact[kept], arrangement, variables
+        )
+
+    def joined(self, lefts: IntArray, rights: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
+        """Class roots concerned, the part each would join, and which parts would be frozen."""
+        both = (lefts >= 0) & (rights >= 0)
+        lone = np.concatenate([lefts[~both], rights[~both]])
+        lone = self.find(lone[lone >= 0])
+        left, right = self.find(lefts[both]), self.find(rights[both])
+        roots = self._distinct(np.concatenate([left, right, lone]))
+        edges = [np.searchsorted(roots, left)], [np.searchsorted(roots, right)]
+        parts = _components(len(roots), *edges)
+        frozen = np.zeros(int(parts.max(initial=-1)) + 1, dtype=np.bool_)
+        frozen[parts[self.reasons[roots] >= 0]] = True
+        frozen[parts[np.searchsorted(roots, lone)]] = True
+        return roots, parts, frozen
+
+    def _distinct(self, roots: IntArray) -> IntArray:
+        """The same, each once and in order; marking beats sorting where there are many."""
+        if len(roots) < self.count // 16:
+            return np.unique(roots)
+        present = np.zeros(self.count, dtype=np.bool_)
+        present[roots] = True
+        return np.flatnonzero(present)
+
+    def _apply(self, roots: IntArray, parts: IntArray, frozen: BoolArray, reason: int) -> None:
+        if len(roots) == 0:
+            return
+        head = np.full(len(frozen), len(self._parent), dtype=np.int64)
+        np.minimum.at(head, parts, roots)
+        why = np.full(len(frozen), -1, dtype=np.int64)
+        np.maximum.at(why, parts, self.reasons[roots])
+        why[frozen & (why < 0)] = reason
+        self._parent[roots] = head[parts]
+        self.reasons[head] = why
+
+
+def _components(count: int, lefts: list[IntArray], rights: list[IntArray]) -> IntArray:
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    left = np.concatenate(lefts) if lefts else np.empty(0, dtype=np.int64)
+    right = np.concatenate(rights) if rights else np.empty(0, dtype=np.int64)
+    ones = np.ones(len(left))
+    matrix = coo_array((ones, (left, right)), shape=(count, count))
+    return connected_components(matrix, directed=False)[1].astype(np.int64)

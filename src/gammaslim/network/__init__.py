@@ -1,0 +1,1 @@
+"""What must be known of ``nn.Module`` and of PyTorch; nothing of channels."""

@@ -1,0 +1,1 @@
+"""One labelled run of a network: what rules talk to."""

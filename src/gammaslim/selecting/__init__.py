@@ -1,0 +1,1 @@
+"""Scores and a target in, a plan out."""

@@ -1,0 +1,222 @@
+"""The ranking: all that may go, block by block, in the order in which it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gammaslim.channels.departures import may_be_empty
+from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.errors import NothingToPruneError, ScoreError
+from gammaslim.selecting.chains import Chain, chain_of
+from gammaslim.selecting.limits import Limits
+
+FloatArray = NDArray[np.float64]
+Scope = Literal["global", "group"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """All that limits let go, and in which order.
+
+    What goes at once is a *block*: one channel, or with ``round_to`` as many as lie between two
+    widths that are allowed.  Per channel that may go without others: its ``channels`` id, its
+    ``groups`` index, and in which of the group's ``blocks`` it is, of which 0 goes first.
+    ``chains`` count as further groups, numbered from ``plain`` on, and the steps between two of
+    their ``stops`` as blocks.  ``coarse``: blocks may be of several channels (``round_to``).  Per
+    block, of all groups together in the order in which they go: the group ``asked``, and in
+    ``scores`` what a threshold must reach.  ``finish`` makes a keep
+    mask whole: what serves nothing any more goes along.
+    """
+
+    channels: IntArray
+    groups: IntArray
+    blocks: IntArray
+    plain: int
+    chains: tuple[Chain, ...]
+    stops: tuple[IntArray, ...]
+    asked: IntArray
+    scores: FloatArray
+    num_channels: int
+    coarse: bool
+    finish: Callable[[BoolArray], BoolArray]
+
+    def __len__(self) -> int:
+        """How many blocks may go in all."""
+        return len(self.asked)
+
+    def after(self, count: int) -> BoolArray:
+        """The keep mask once the first ``count`` blocks are gone."""
+        return self.without(self.wanted(self.asked[:count]))
+
+    def wanted(self, asked: IntArray) -> IntArray:
+        """How many blocks each group loses if it loses one for each time it is ``asked``."""
+        return np.bincount(asked, minlength=self.plain + len(self.chains)).astype(np.int64)
+
+    def without(self, wanted: IntArray) -> BoolArray:
+        """The keep mask if each group has lost its first ``wanted`` blocks."""
+        keep = np.ones(self.num_channels, dtype=np.bool_)
+        keep[self.channels[self.blocks < wanted[self.groups]]] = False
+        for chain, stops, blocks in zip(self.chains, self.stops, wanted[self.plain :], strict=True):
+            keep[chain.removed(int(stops[blocks]))] = False
+        return self.finish(keep)
+
+
+def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) -> Ranking:
+    """The ranking of a graph's channels by block: the lowest mean score goes first.
+
+    In ``"group"`` scope the lowest share of its group goes first.
+
+    Raises:
+        ScoreError: the scores do not belong to this graph, or are NaN where a choice is due.
+        NothingToPruneError: no prunable channel holds a scale.
+    """
+    values = checked_scores(graph, scores)
+    free = graph.prunable & graph.scored
+    balances = [b for b in graph.arrangement.balances if free[b.channels].any()]
+    chains = tuple(chain_of(balance, values, graph.scored) for balance in balances)
+    stops = tuple(limits.stops(chain) for chain in chains)
+    channels, groups, blocks, entries = _single(graph, values, limits)
+    plain = len(graph.groups)
+    further = [_steps(*each, plain + i) for i, each in enumerate(zip(chains, stops, strict=True))]
+    asked, shares, means, largest = (
+        np.concatenate(parts) for parts in zip(entries, *further, strict=True)
+    )
+    asked = asked.astype(np.int64)
+    order = np.lexsort((asked, shares, means) if scope == "global" else (asked, means, shares))
+    return Ranking(
+        channels=channels,
+        groups=groups,
+        blocks=blocks,
+        plain=plain,
+        chains=chains,
+        stops=stops,
+        asked=asked[order],
+        scores=largest[order],
+        num_channels=graph.num_channels,
+        coarse=limits.round_to > 1,
+        finish=partial(_finished, graph, values, limits.round_to),
+    )
+
+
+def _finished(graph: ChannelGraph, values: FloatArray, block: int, keep: BoolArray) -> BoolArray:
+    """``keep`` without what serves nothing; groups that cannot all do without channels get some.
+
+    Two branches of which one may go do not both go: the one with the higher score comes back.
+    """
+    keep = keep.copy()
+    while True:
+        whole = graph.settled(keep)
+        stuck = [g for g in graph.departures(whole).stuck if graph.scored[g.channels].any()]
+        if not stuck:
+            return whole
+        known = [g.channels[graph.scored[g.channels]] for g in stuck]
+        best = max(known, key=lambda ids: float(values[ids].max()))
+        keep[best[np.argsort(values[best], kind="stable")[-block:]]] = True
+
+
+_Blocks = tuple[NDArray[np.int64], FloatArray, FloatArray, FloatArray]
+"""Per block: its group, how much of it is gone half-way through it, mean and largest score."""
+
+
+def _single(
+    graph: ChannelGraph, values: FloatArray, limits: Limits
+) -> tuple[IntArray, IntArray, IntArray, _Blocks]:
+    """Channels that may go one by one: their ids, groups and blocks, and those blocks."""
+    channels, groups = _candidates(graph)
+    widths = np.array([group.width for group in graph.groups], dtype=np.int64)
+    empty = np.zeros(len(widths), dtype=np.bool_) if limits.min_channels else may_be_empty(graph)
+    counts = np.bincount(groups, minlength=len(widths)).astype(np.int64)
+    # Places within each group: sort by (group, score, id), count from each group's start.
+    inner = np.lexsort((channels, values[channels], groups))
+    channels, groups = channels[inner], groups[inner]
+    places = np.arange(len(channels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    may = places < limits.most(widths, counts, empty)[groups]
+    channels, groups, places = channels[may], groups[may], places[may]
+    blocks = limits.block(places, widths[groups])
+    new = np.ones(len(channels), dtype=np.bool_)
+    new[1:] = (groups[1:] != groups[:-1]) | (blocks[1:] != blocks[:-1])
+    starts = np.flatnonzero(new)
+    ends = np.append(starts[1:], len(channels))[: len(starts)]
+    owners = groups[starts]
+    # The middle of each block, as in Sainte-Laguë's method, shares ties out in proportion.
+    shares = (2 * places[starts] + ends - starts) / (2 * counts[owners])
+    means, largest = _means(values[channels], starts, ends)
+    return channels, groups, blocks, (owners, shares, means, largest)
+
+
+def _means(values: FloatArray, starts: IntArray, ends: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and largest of each stretch of ascending values."""
+    least, largest = values[starts], values[ends - 1]
+    # Relative to the least, so that blocks of equal scores have exactly equal means, whatever
+    # their sizes; infinite scores have no differences.
+    finite = np.isfinite(least) & np.isfinite(largest)
+    sizes = ends - starts
+    bases = np.repeat(np.where(finite, least, 0.0), sizes)
+    above = np.where(np.repeat(finite, sizes), values, 0.0) - bases
+    sums = np.add.reduceat(above, starts) if len(starts) else np.zeros(0)
+    extreme = np.where(np.isfinite(largest), least, largest)
+    return np.where(finite, least + sums / sizes, extreme), largest
+
+
+def _steps(chain: Chain, stops: IntArray, number: int) -> _Blocks:
+    """The blocks of a chain: the steps between two of its stops."""
+    pairs = list(pairwise(stops.tolist()))
+    width = chain.widths[:, 0]
+    shares = [1 - (width[a] + width[b]) / (2 * width[0]) for a, b in pairs]
+    means = [_mean(chain.means[a:b]) for a, b in pairs]
+    largest = [chain.largest[b - 1] for _, b in pairs]
+    owners = np.full(len(pairs), number, dtype=np.int64)
+    return owners, np.array(shares), np.array(means), np.array(largest)
+
+
+def _mean(scores: FloatArray) -> float:
+    """The mean score of steps, without those that remove no score."""
+    known = scores[scores > -np.inf]
+    return float(known.mean()) if len(known) else -np.inf
+
+
+def _candidates(graph: ChannelGraph) -> tuple[IntArray, IntArray]:
+    """Channels that may go one by one and have a score, and the index of each one's group."""
+    group_of = np.full(graph.num_channels, -1, dtype=np.int64)
+    for index, group in enumerate(graph.groups):
+        if group.prunable:
+            group_of[group.channels] = index
+    for balance in graph.arrangement.balances:
+        group_of[balance.channels] = -1
+    channels = np.flatnonzero(graph.prunable & graph.scored & (group_of >= 0)).astype(np.int64)
+    return channels, group_of[channels]
+
+
+def checked_scores(graph: ChannelGraph, scores: FloatArray) -> FloatArray:
+    """The scores as float64, one per channel, each that counts a number.
+
+    Raises:
+        ScoreError: they do not belong to this graph, or are NaN where a choice is due.
+        NothingToPruneError: no prunable channel holds a scale.
+    """
+    channels = np.flatnonzero(graph.prunable & graph.scored)
+    if not len(channels):
+        raise NothingToPruneError(
+            f"Channels were to be selected, but of this graph's {graph.num_channels} none is both "
+            "prunable and the owner of a BatchNorm scale. graph.frozen says why."
+        )
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (graph.num_channels,):
+        raise ScoreError(
+            f"Scores of shape {values.shape} were given; this graph has {graph.num_channels} "
+            "channels. Score the network with this graph."
+        )
+    if (bad := channels[np.isnan(values[channels])]).size:
+        raise ScoreError(
+            f"{len(bad)} of {len(channels)} prunable channels that hold a scale have the score "
+            f"NaN, first channel {bad[0]}. Give each of them a number."
+        )
+    return values

@@ -1,0 +1,1 @@
+"""From a network and example inputs to its channel graph."""

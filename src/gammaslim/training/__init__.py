@@ -1,0 +1,1 @@
+"""A penalty at work inside an optimizer, and cuts while training goes on."""
