@@ -10,23 +10,21 @@ from typing import Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import Progress, track
 from torch import nn
 from torch.utils.benchmark import Timer
 
+from gammaslim.arrays import BoolArray, FloatArray
 from gammaslim.channels.costs import channel_costs
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import BoolArray, Group
+from gammaslim.channels.records import Group
 from gammaslim.cutting.surgery import apply_plan
 from gammaslim.errors import TargetError
 from gammaslim.network.calling import call_arguments, map_tensors
 from gammaslim.network.modules import check_fresh, training_mode, unwrap
 from gammaslim.selecting.planning import make_plan
 from gammaslim.selecting.sweeping import LimitOptions, ranked
-
-FloatArray = NDArray[np.float64]
 
 _TURN_SECONDS = 0.005
 """How long a turn lasts at least: short forward passes are repeated."""

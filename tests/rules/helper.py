@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
-from gammaslim.channels.records import FIXED, IntArray, Site
+from gammaslim.arrays import FIXED, IntArray, Site
 from tests import oracle
 
 INTO: Site = ("into.weight", 0)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gammaslim.arrays import IntArray, Site
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import Group, IntArray, Site, SizeAttribute, Work
+from gammaslim.channels.records import Group, SizeAttribute, Work
 from gammaslim.penalties import L1
 from gammaslim.training.connecting import attach
 

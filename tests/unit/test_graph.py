@@ -6,16 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from gammaslim.arrays import FIXED, kept_count, kept_mask
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import (
-    FIXED,
-    Cost,
-    Frozen,
-    SizeAttribute,
-    Work,
-    kept_count,
-    kept_mask,
-)
+from gammaslim.channels.records import Cost, Frozen, SizeAttribute, Work
 from gammaslim.errors import PlanError
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.channels.records import FIXED
+from gammaslim.arrays import FIXED
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal, Scales
 from tests.unit.handmade import (

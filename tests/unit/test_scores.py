@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from gammaslim.channels.records import FIXED
+from gammaslim.arrays import FIXED
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
 from gammaslim.selecting.scoring import scores
 from tests.unit.handmade import (

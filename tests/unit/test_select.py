@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from gammaslim.channels.records import FIXED, SizeAttribute
+from gammaslim.arrays import FIXED
+from gammaslim.channels.records import SizeAttribute
 from gammaslim.errors import NothingToPruneError, PlanError, ScoreError, TargetError
 from gammaslim.selecting.planning import make_plan, select
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph, widths_of

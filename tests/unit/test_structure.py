@@ -13,7 +13,7 @@ ROOT = Path(gammaslim.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
-    {"errors"},
+    {"errors", "arrays"},
     {"channels"},
     {"labels", "network", "penalties"},
     {"recording", "selecting", "cutting"},

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gammaslim.arrays import FloatArray, IntArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import IntArray
 from gammaslim.errors import PenaltyError
 
-FloatArray = NDArray[np.float64]
 CostKind = Literal["macs", "params"]
 
 Product = tuple[float, Sequence[IntArray]]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gammaslim.arrays import BoolArray, kept_mask
 from gammaslim.channels.flow import Remnant, place_holders, remnants
-from gammaslim.channels.records import BoolArray, Group, kept_mask
+from gammaslim.channels.records import Group
 
 if TYPE_CHECKING:
     from gammaslim.channels.graph import ChannelGraph

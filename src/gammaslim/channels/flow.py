@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gammaslim.channels.records import BoolArray, IntArray, kept_count
+from gammaslim.arrays import BoolArray, IntArray, kept_count
 
 WORLD = 0
 """The value that stands for the network's inputs and all else that nobody could follow."""

@@ -14,23 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gammaslim.arrays import BoolArray, IntArray, Site, kept_count, kept_mask
 from gammaslim.channels.departures import Departures, departures, disposed, followed
 from gammaslim.channels.flow import Flow
 from gammaslim.channels.input_selections import InputSelections
-from gammaslim.channels.records import (
-    BoolArray,
-    Cost,
-    Frozen,
-    Group,
-    IntArray,
-    Recount,
-    Site,
-    SizeAttribute,
-    Witness,
-    Work,
-    kept_count,
-    kept_mask,
-)
+from gammaslim.channels.records import Cost, Frozen, Group, Recount, SizeAttribute, Witness, Work
 from gammaslim.channels.sequences import Arrangement, order_of, unsorted
 from gammaslim.errors import PlanError
 

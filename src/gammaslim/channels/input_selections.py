@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from gammaslim.channels.records import BoolArray, IntArray, kept_mask
+from gammaslim.arrays import BoolArray, IntArray, kept_mask
 
 Survivors = Callable[[IntArray], IntArray]
 

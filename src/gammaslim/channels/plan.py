@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from gammaslim.arrays import IntArray, Site
 from gammaslim.channels.departures import owner
 from gammaslim.channels.flow import Remnant
-from gammaslim.channels.records import IntArray, Site
 from gammaslim.channels.sequences import unsorted
 from gammaslim.errors import PlanError
 

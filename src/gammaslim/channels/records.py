@@ -5,28 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-from numpy.typing import NDArray
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-Site = tuple[str, int]
-
-FIXED = -1
-"""Stands in a channel-id array for an index that can never go (padding, input, kernel size)."""
-
-
-def kept_count(channels: IntArray, keep: BoolArray) -> int:
-    """How many indices of one dimension survive: ``Σ keep[c]``, fixed indices always counted."""
-    return int(np.count_nonzero(kept_mask(channels, keep)))
-
-
-def kept_mask(channels: IntArray, keep: BoolArray) -> BoolArray:
-    """Boolean mask of the surviving indices of one dimension whose channel ids are given."""
-    fixed = channels < 0
-    if keep.size == 0:
-        return np.ones(len(channels), dtype=np.bool_)
-    return fixed | keep[np.where(fixed, 0, channels)]
+from gammaslim.arrays import BoolArray, IntArray, Site, kept_count
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, kept_count, kept_mask
 from gammaslim.channels.departures import Departures
 from gammaslim.channels.flow import Flow
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import (
-    FIXED,
-    BoolArray,
-    Group,
-    IntArray,
-    Recount,
-    Site,
-    SizeAttribute,
-    Witness,
-    Work,
-    kept_count,
-    kept_mask,
-)
+from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, Work
 from gammaslim.channels.sequences import Arrangement, Balance
 
 Map = Callable[[IntArray], IntArray]

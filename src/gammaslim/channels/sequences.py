@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.arrays import BoolArray, IntArray
 
 
 @dataclass(frozen=True)

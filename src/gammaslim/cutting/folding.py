@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.cutting.reading import Reading
 from gammaslim.cutting.undoing import Undo
 from gammaslim.network.modules import first_paths

@@ -14,7 +14,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gammaslim.channels.records import IntArray, Recount
+from gammaslim.arrays import IntArray
+from gammaslim.channels.records import Recount
 from gammaslim.cutting.constants import Placeholder
 from gammaslim.network.calling import call_arguments, map_tensors, output_tensors
 from gammaslim.network.modules import (

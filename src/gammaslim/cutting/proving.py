@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import BoolArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import BoolArray
 from gammaslim.cutting.constants import set_value, uniform_value
 from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, masked_state
 from gammaslim.cutting.undoing import Undo

@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import BoolArray, Cost, IntArray
+from gammaslim.channels.records import Cost
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.cutting.calibration import Calibration, reestimate
 from gammaslim.cutting.folding import Folded, add_bias, fold

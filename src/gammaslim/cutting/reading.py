@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gammaslim.arrays import BoolArray, IntArray, kept_mask
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray, IntArray, kept_mask
 from gammaslim.errors import CalibrationError
 from gammaslim.network.calling import call_arguments, copied, output_tensors
 from gammaslim.network.layers import is_plain

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gammaslim.arrays import BoolArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray
 from gammaslim.cutting.constants import set_value
 from gammaslim.cutting.undoing import Undo
 from gammaslim.network.modules import named_tensors

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import BoolArray, IntArray, Site, kept_mask
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import AttributeValue, Plan
-from gammaslim.channels.records import BoolArray, IntArray, Site, kept_mask
 from gammaslim.cutting.constants import replace_layer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.errors import OptimizerError, PlanError

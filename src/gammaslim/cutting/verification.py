@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from gammaslim.arrays import BoolArray, IntArray, kept_mask
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray, IntArray, kept_mask
 from gammaslim.cutting.observing import OUTPUT, Key, Recounting, gathered, run_observed
 from gammaslim.network.calling import call_arguments, copied, doubled, map_tensors
 from gammaslim.network.fake_tensors import fake_copy, quiet_fake_tensors

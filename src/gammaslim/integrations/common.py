@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import Site
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import Site
 from gammaslim.errors import GammaslimError, MissingExtraError, PenaltyError
 from gammaslim.network.calling import map_tensors
 from gammaslim.penalties import AnyPenalty

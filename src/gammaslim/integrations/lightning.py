@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from gammaslim.channels.records import Site
+from gammaslim.arrays import Site
 from gammaslim.errors import GammaslimError
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
 

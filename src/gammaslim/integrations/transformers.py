@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gammaslim.channels.records import Site
+from gammaslim.arrays import Site
 from gammaslim.errors import PenaltyError
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
 

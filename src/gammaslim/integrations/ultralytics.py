@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gammaslim.channels.records import Site
+from gammaslim.arrays import Site
 from gammaslim.errors import GammaslimError, GammaslimWarning
 from gammaslim.integrations.common import PenaltySource, Session, Steps, missing
 

@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.channels.sequences import Part, Step, run
 from gammaslim.labels.equations import Demand, by_class
 from gammaslim.labels.shuffles import Family, Nodes

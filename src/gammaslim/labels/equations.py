@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gammaslim.channels.records import FIXED, BoolArray, IntArray
+from gammaslim.arrays import FIXED, BoolArray, IntArray
 
 _ONE = Fraction(1)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.channels.sequences import Operation, Step
 from gammaslim.labels.equations import Demand, Terms, Variable
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.channels.sequences import Arrangement
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.store import LabelStore, Partition

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from gammaslim.arrays import FloatArray
 from gammaslim.errors import PenaltyError, TargetError
-
-FloatArray = NDArray[np.float64]
 
 FEWEST_STEPS = 10
 """Below this there is no time to look, to choose and to shrink."""

@@ -7,7 +7,8 @@ from typing import final
 
 import numpy as np
 
-from gammaslim.channels.costs import CostKind, FloatArray, channel_costs
+from gammaslim.arrays import FloatArray
+from gammaslim.channels.costs import CostKind, channel_costs
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import NothingToPruneError, PenaltyError
 from gammaslim.penalties.base import Penalty, Shrinkage

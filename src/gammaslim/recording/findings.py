@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.labels.store import LabelArray, LabelStore, Partition
 
 Dims = tuple[LabelArray, ...]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.store import ELASTIC, LabelArray, Partition, fixed_code
 from gammaslim.network.modules import NORM_BASE

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.channels.input_selections import InputSelection, InputSelections
-from gammaslim.channels.records import BoolArray, IntArray
 from gammaslim.labels.store import LabelArray, or_fixed
 from gammaslim.labels.union import Classes
 from gammaslim.recording.findings import Dims, Findings, RawSelection, TensorLabels

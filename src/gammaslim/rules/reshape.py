@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.channels.sequences import Repeat, Shuffle
 from gammaslim.labels.store import LabelArray, Partition, fixed_code
 from gammaslim.recording.findings import Grid, TensorLabels

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.channels.sequences import Join, Part
 from gammaslim.labels.store import ELASTIC, LabelArray, fixed_code
 from gammaslim.recording.findings import Dims

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.errors import RuleError
 from gammaslim.labels.store import LabelArray
 from gammaslim.recording.ops import Op

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from gammaslim.channels.records import IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.labels.store import LabelArray, Partition, fixed_code, or_fixed
 from gammaslim.network.modules import CONVOLUTION
 from gammaslim.recording.findings import ConvSizes

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.arrays import BoolArray, FloatArray, IntArray
 from gammaslim.channels.sequences import Balance
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gammaslim.channels.records import BoolArray, IntArray
+from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.errors import TargetError
 from gammaslim.selecting.chains import Chain
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gammaslim.arrays import BoolArray, FloatArray
 from gammaslim.channels.departures import disposed
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import AttributeValue, Plan
-from gammaslim.channels.records import BoolArray
 from gammaslim.errors import PlanError, TargetError
 from gammaslim.selecting.limits import Limits
 from gammaslim.selecting.ranking import Scope, rank
 from gammaslim.selecting.targets import meet, one_target
 from gammaslim.selecting.thresholds import gap_threshold
-
-FloatArray = NDArray[np.float64]
 
 
 def select(  # noqa: PLR0913 -- the public surface: every option is keyword-only

@@ -11,14 +11,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gammaslim.arrays import BoolArray, FloatArray, IntArray
 from gammaslim.channels.departures import may_be_empty
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray, IntArray
 from gammaslim.errors import NothingToPruneError, ScoreError
 from gammaslim.selecting.chains import Chain, chain_of
 from gammaslim.selecting.limits import Limits
 
-FloatArray = NDArray[np.float64]
 Scope = Literal["global", "group"]
 
 

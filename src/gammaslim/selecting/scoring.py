@@ -7,16 +7,14 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from gammaslim.arrays import FloatArray, IntArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import IntArray
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
 from gammaslim.network.modules import named_tensors, unwrap
 from gammaslim.network.sharding import whole
 
-FloatArray = NDArray[np.float64]
 Reduce = Literal["mean", "max", "l2"]
 
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gammaslim.arrays import BoolArray, FloatArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray, Cost, Group
+from gammaslim.channels.records import Cost, Group
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import Limits
 from gammaslim.selecting.planning import select
 from gammaslim.selecting.ranking import Ranking, Scope, checked_scores, rank
 
-FloatArray = NDArray[np.float64]
 Target = Literal["remove_channels", "keep_macs", "keep_params", "threshold"]
 
 TARGETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

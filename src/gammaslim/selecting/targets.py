@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gammaslim.arrays import BoolArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import check_share
 from gammaslim.selecting.ranking import Ranking

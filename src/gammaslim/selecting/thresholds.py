@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from gammaslim.arrays import FloatArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import TargetError
 from gammaslim.selecting.ranking import checked_scores
 
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _BINS = 10

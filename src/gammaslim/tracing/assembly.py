@@ -11,22 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from gammaslim.arrays import FIXED, BoolArray, IntArray, Site
 from gammaslim.channels.departures import owner
 from gammaslim.channels.flow import Call, Flow, Layer
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.input_selections import InputSelections
-from gammaslim.channels.records import (
-    FIXED,
-    BoolArray,
-    Frozen,
-    Group,
-    IntArray,
-    Recount,
-    Site,
-    SizeAttribute,
-    Witness,
-    Work,
-)
+from gammaslim.channels.records import Frozen, Group, Recount, SizeAttribute, Witness, Work
 from gammaslim.channels.sequences import Arrangement
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.resolver import resolve

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from gammaslim.channels.records import IntArray, SizeAttribute
+from gammaslim.arrays import IntArray
+from gammaslim.channels.records import SizeAttribute
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.network.modules import first_paths
 from gammaslim.recording.sizes import Size, Watcher

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from gammaslim.channels.records import Site
+from gammaslim.arrays import Site
 from gammaslim.errors import TraceError
 from gammaslim.network.modules import first_paths, named_tensors
 

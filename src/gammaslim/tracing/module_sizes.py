@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from gammaslim.channels.records import FIXED, IntArray, Site, SizeAttribute
+from gammaslim.arrays import FIXED, IntArray, Site
+from gammaslim.channels.records import SizeAttribute
 from gammaslim.network.modules import CONVOLUTION, NORM_BASE
 from gammaslim.recording.findings import ConvSizes, Dims, Findings
 from gammaslim.tracing.attributes import ChannelsOf

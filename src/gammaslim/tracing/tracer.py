@@ -19,8 +19,8 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 
+from gammaslim.arrays import Site
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import Site
 from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
 from gammaslim.network.calling import (
     call_arguments,

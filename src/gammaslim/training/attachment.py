@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import BoolArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import BoolArray
 from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
 from gammaslim.penalties.schedules import strength_at

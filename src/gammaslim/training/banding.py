@@ -6,15 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gammaslim.arrays import BoolArray, FloatArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray
 from gammaslim.errors import TargetError
 from gammaslim.penalties.budget import Budget
 from gammaslim.selecting.planning import select
-
-FloatArray = NDArray[np.float64]
 
 _FIRST = 1e-30
 """What scores are multiplied with that lie above the band: they go before all others."""

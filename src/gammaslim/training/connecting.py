@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import FloatArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import (
     GammaslimWarning,
@@ -20,7 +21,7 @@ from gammaslim.errors import (
 from gammaslim.network.modules import named_tensors
 from gammaslim.network.sharding import local
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Shrinkage
-from gammaslim.selecting.scoring import FloatArray, scale_parameters
+from gammaslim.selecting.scoring import scale_parameters
 from gammaslim.training.attachment import ACTIVE, Attachment
 from gammaslim.training.flat_vector import Atlas, Layout, free_channels, owning
 from gammaslim.training.forecasting import Rates

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.records import BoolArray, IntArray
 from gammaslim.errors import StaleGraphError
 from gammaslim.network.sharding import Mesh, is_sharded, local, local_indices
 from gammaslim.penalties.base import Scales

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import SGD, Adam, NAdam, Optimizer, RAdam, RMSprop
 
+from gammaslim.arrays import FloatArray
 from gammaslim.errors import PenaltyError
 from gammaslim.network.sharding import local
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Scales, Shrinkage
 from gammaslim.penalties.schedules import length_of, strength_at
 from gammaslim.training.flat_vector import Layout
 
-FloatArray = NDArray[np.float64]
 Rates = float | Sequence[float] | Callable[[int], float]
 """A learning rate for all steps, one for each, or a function of the step."""
 

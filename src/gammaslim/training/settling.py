@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gammaslim.channels.costs import CostKind, FloatArray, channel_costs
+from gammaslim.arrays import BoolArray, FloatArray, IntArray
+from gammaslim.channels.costs import CostKind, channel_costs
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import BoolArray, IntArray
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties.base import Scales
 from gammaslim.penalties.budget import Budget

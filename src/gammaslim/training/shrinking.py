@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import FloatArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.cutting.pruning import Outcome, prune
 from gammaslim.errors import TargetError
@@ -17,8 +17,6 @@ from gammaslim.network.modules import unwrap
 from gammaslim.selecting.planning import select
 from gammaslim.selecting.scoring import scale_parameters
 from gammaslim.training.attachment import Attachment
-
-FloatArray = NDArray[np.float64]
 
 
 class Shrinker:
