@@ -190,7 +190,7 @@ def test_figures_of_a_made_up_package(made_up):
     assert structure.called_once(made_up) == ["p.d._own"]
     figures = structure.Figures.of(made_up)
     assert (figures.largest_folder, figures.in_cycles, figures.called_once) == (5, 2, 0.25)
-    assert figures.comments == pytest.approx(1 / 15)
+    assert figures.comments == pytest.approx(1 / 16)
     assert "| p | 5 | 3 | 2 | 3 | 25.0% |" in structure.table(made_up)
 
 
