@@ -310,7 +310,7 @@ INTERFACES: tuple[Case, ...] = (
     Case("prototypes", lambda: Prototypes(6), image, 1.0, "distances", zero=False),
     Case("many_prototypes", lambda: Prototypes(40), image, 1.0, "distances by a product",
          zero=False),
-    Case("unflatten", Generator, image, 1.0, "torch's own Unflatten"),
+    Case("unflatten", Generator, image, 14 / 142, "torch's own Unflatten"),
     Case("tuple_outputs", lambda: Outputs("tuple"), image, 22 / 28, "a feature map is returned"),
     Case("dict_outputs", lambda: Outputs("dict"), image, 22 / 28, "nested outputs"),
     Case("auxiliary", Auxiliary, image, 1.0, "a head only training sees"),

@@ -239,7 +239,7 @@ OPERATORS: tuple[Case, ...] = (
          "InstanceNorm that holds a width and no tensors"),
     Case("one_channel", lambda: around(OneChannel()), image, 1.0, "size-one dimension",
          zero=False),
-    Case("eca", lambda: around(EfficientChannelAttention()), image, 1.0,
+    Case("eca", lambda: around(EfficientChannelAttention()), image, 12 / 28,
          "convolution over channels"),
     Case("spatial_attention", lambda: around(SpatialAttention()), image, 1.0,
          "mean and maximum over channels"),

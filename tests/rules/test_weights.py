@@ -97,6 +97,30 @@ def test_kernel_and_stride_enter_the_cost_and_carry_no_channel():
     assert graph.cost().macs == 4 * 3 * 32 + 5 * 4 * 9 * 8 + 2 * 5 * 8
 
 
+def test_no_kernel_size_is_a_channel():
+    """Three colours, two layers of 4 and 5 channels, two results; nothing of the 3 × 3 kernels."""
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
+    graph = gs.trace(nn.Sequential(*layers, nn.Conv2d(5, 2, 3)), torch.zeros(1, 3, 9, 9))
+    assert graph.num_channels == 3 + 4 + 5 + 2
+    assert {str(one) for one in graph.frozen} == {"network output", "network input"}
+
+
+def test_channels_along_which_a_convolution_runs_are_frozen_and_counted():
+    """ECA gates each channel by its neighbours: these stay, and coverage says so."""
+
+    def gate(x: Tensor, kernel: Tensor) -> Tensor:
+        weights = F.conv1d(x.mean((2, 3))[:, None], kernel, padding=1)
+        return x * torch.sigmoid(weights).transpose(1, 2)[..., None]
+
+    layers = Toy(Weighted(gate, 1, 1, 3)), nn.Conv2d(2, 6, 1), nn.BatchNorm2d(6), nn.Conv2d(6, 2, 1)
+    graph = checked(nn.Sequential(*layers), image())
+    assert graph.coverage == 6 / (4 + 6)
+    assert only_reason(graph, ("0.norm.weight", 0)) == "a convolution runs along it"
+    stuck = next(one for one in graph.frozen if one.scales)
+    assert (stuck.channels, stuck.scales, stuck.operator) == (4, 4, "aten.convolution")
+    assert ("0.function.weight", 2) not in graph.sites
+
+
 @pytest.mark.parametrize(
     ("convolution", "norm", "shape"),
     [(nn.Conv1d, nn.BatchNorm1d, (2, 3, 6)), (nn.Conv3d, nn.BatchNorm3d, (2, 3, 2, 2, 2))],

@@ -146,6 +146,8 @@ class Findings:
     recounts: list[RawRecount] = field(default_factory=list[RawRecount])
     witnesses: list[RawWitness] = field(default_factory=list[RawWitness])
     scales: dict[str, str | None] = field(default_factory=dict[str, str | None])
+    kernels: list[IntArray] = field(default_factory=list[IntArray])
+    """Dimensions of weights that are sizes of kernels: an index that is only that is no channel."""
     convolutions: dict[str, ConvSizes] = field(default_factory=dict[str, ConvSizes])
     norms: dict[str, IntArray] = field(default_factory=dict[str, IntArray])
     normalized: dict[str, Dims] = field(default_factory=dict[str, Dims])

@@ -25,8 +25,11 @@ def convolution(recorder: Recorder, op: Op) -> None:
     groups, transposed = op["groups"], op["transposed"]
     batch, channels, *spatial = recorder.dims(x)
     first, second, *kernel = recorder.dims(weight)
-    for labels in (*spatial, *kernel):
-        recorder.freeze(labels, "kernel or spatial dimension of a convolution")
+    for labels in spatial:
+        recorder.freeze(labels, "a convolution runs along it")
+    for labels in kernel:
+        recorder.freeze(labels, "kernel size of a convolution")
+        recorder.findings.kernels += [] if labels is None else [labels]
     if groups == 1:
         rows, columns = (second, first) if transposed else (first, second)
         inputs = recorder.unite(channels, columns, recorder.labels(x).reason)

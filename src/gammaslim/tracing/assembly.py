@@ -32,7 +32,6 @@ IGNORED = Reason("ignored by the user")
 INEXACT = Reason("some operator depends on how many of these channels there are")
 STREAM = Reason("a BatchNorm that selects its inputs reads it")
 LAST = Reason("removing it would leave nothing of a dimension")
-KERNEL = "kernel or spatial dimension of a convolution"
 
 
 @dataclass(frozen=True)
@@ -220,20 +219,23 @@ def _freeze_by_name(
 
 
 def _number(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: bool) -> Channels:
-    """Number the classes that hold a slice of a named tensor, leaving out kernel sizes."""
+    """Number the classes that hold a slice of a named tensor which is more than a kernel's size."""
     for counted in findings.store.inexact if exact else ():
         findings.store.freeze(counted, findings.reason(INEXACT))
     dims = _labelled(labels)
     resolved = resolve(findings.store, dims, _seen(findings))
     last, _ = findings.reason(LAST), findings.reason(STREAM)
-    texts = tuple(findings.reasons)
-    kernel = np.array([number for number, reason in enumerate(texts) if reason.text == KERNEL])
-    named = np.zeros(len(resolved.reasons), dtype=np.bool_)
-    named[resolved.classes[np.concatenate(dims)]] = True
-    chosen = named & ~np.isin(resolved.reasons, kernel)
+    slices = np.zeros(findings.store.count, dtype=np.bool_)
+    for own in dims:
+        slices[own] = True
+    for own in findings.kernels:
+        slices[own[own >= 0]] = False
+    chosen = np.zeros(len(resolved.reasons), dtype=np.bool_)
+    chosen[resolved.classes[slices]] = True
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
     table = np.append(number[resolved.classes], FIXED)
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
+    texts = tuple(findings.reasons)
     channels = Channels(table, reasons, inexact, texts, resolved.variables, resolved.arrangement)
     arrangement = resolved.arrangement.mapped(channels.of)
     _keep_last(channels, dims, last)
