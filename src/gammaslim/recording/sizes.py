@@ -9,8 +9,8 @@ that somebody wrote down, and cannot follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, Self
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.network.source_lines import caller_of
+from gammaslim.recording.signatures import SIGNATURES
 
 
 class Watcher(Protocol):
@@ -203,71 +204,66 @@ Given = int | Size | None
 
 @dataclass(slots=True)
 class PythonCall:
-    """The torch function that the network's code is calling, with its own arguments."""
+    """The torch function that the network's code is calling, with its own arguments by name.
+
+    ``function`` is ``None`` in TorchScript and C++, whose calls of torch functions nobody sees.
+    """
 
     function: Any
-    args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    arguments: Mapping[str, Any]
 
-    @property
-    def name(self) -> str:
-        """Plain name of the function, such as ``view`` or ``chunk``."""
-        return getattr(self.function, "__name__", "")
+    @classmethod
+    def of(cls, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> PythonCall:
+        """Bind the arguments; those of a function that takes no sizes are left out."""
+        signature = SIGNATURES.get(function)
+        return cls(function, {} if signature is None else signature.bind(args, kwargs))
 
-    def integers(self) -> list[int]:
-        """All integer arguments in order, tuples, lists and slices flattened."""
-        return list(_integers((*self.args, *self.kwargs.values())))
+    def written(self, name: str) -> Any:
+        """The argument as the network's code wrote it; ``None`` where there is none."""
+        return _present(self.arguments.get(name))
 
-    def given(self, values: Sequence[int]) -> list[Given]:
-        """How each of the operator's sizes ``values`` was given in this call.
+    def given(self, name: str, values: Sequence[int]) -> list[Given]:
+        """How the code gave each of the operator's sizes ``values``, as its argument ``name``.
 
-        The operator's list is looked for among the call's integers; ``-1`` and lists that the
-        library computed itself come back as ``None``.
+        ``-1``, and sizes that the library computed itself, come back as ``None``.
         """
         if self.function is F.multi_head_attention_forward:
             return list(values)
-        if self.function is None:  # TorchScript or C++, whose sizes come as plain numbers
+        if self.function is None:  # its sizes come as plain numbers
             return [None if value == -1 else value for value in values]
-        present = self.integers()
-        count = len(values)
-        for start in range(len(present) - count + 1):
-            window = present[start : start + count]
-            if all(w in (v, -1) for w, v in zip(window, values, strict=True)):
-                return [None if w == -1 else w for w in window]
-        return list(values) if self.name in WRITES_SIZES else [None] * count
-
-    def sizes(self) -> list[Size]:
-        """The followed sizes among the arguments."""
-        return [value for value in self.integers() if isinstance(value, Size)]
+        if name not in self.arguments:
+            return [None] * len(values)
+        written = self.written(name)
+        sizes = list(written) if isinstance(written, tuple | list) else [written]
+        lead = len(values) - len(sizes)  # dimensions that torch.vmap or torch.tile put in front
+        return [*values[:lead], *(None if size == -1 else size for size in sizes)]
 
 
-def _integers(values: Any) -> Iterator[int]:
+def followed(values: Iterable[Any]) -> Iterator[Size]:
+    """The followed sizes among ``values``, with those in tuples, lists and slices."""
     for value in values:
-        if isinstance(value, bool | Tensor | str):
-            continue
-        if isinstance(value, int):
-            yield value if not isinstance(value, Size) or value.watcher.live else int(value)
+        if isinstance(value, Size):
+            if value.watcher.live:
+                yield value
         elif isinstance(value, tuple | list):
-            yield from _integers(value)
+            yield from followed(value)
         elif isinstance(value, slice):
-            yield from _integers((value.start, value.stop, value.step))
+            yield from followed((value.start, value.stop, value.step))
 
 
-NO_CALL = PythonCall(None)
+def _present(value: Any) -> Any:
+    """A size that a cache kept from another trace is a plain integer."""
+    if isinstance(value, Size):
+        return value if value.watcher.live else int(value)
+    if isinstance(value, tuple | list):
+        present = [_present(each) for each in value]
+        return present if isinstance(value, list) else tuple(present)
+    if isinstance(value, slice):
+        return slice(*map(_present, (value.start, value.stop, value.step)))
+    return value
 
-FOLLOWS_SIZES = frozenset([
-    "__getitem__", "__setitem__", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d", "batch_norm", "chunk", "conv1d", "conv2d", "conv3d",
-    "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "dim", "empty", "expand",
-    "flatten", "interpolate", "layer_norm", "movedim", "narrow", "new_empty", "new_ones",
-    "new_zeros", "ones", "pad", "permute", "rand", "randn", "repeat", "reshape", "size", "split",
-    "split_with_sizes", "squeeze", "tensor_split", "tile", "transpose", "unflatten", "unsqueeze",
-    "view", "zeros",
-])  # fmt: skip
-"""Torch functions in which a followed size is a size; anywhere else it is arithmetic."""
 
-WRITES_SIZES = frozenset(["view", "reshape", "expand"])
-"""Torch functions that hand on sizes as they are; other ones are those of ``torch.vmap``."""
+NO_CALL = PythonCall(None, {})
 
 COUNTS = frozenset(["numel", "nelement", "__len__"])
 """Torch functions whose result Python turns into a plain number, so that it cannot be followed."""

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 import torch.nn.functional as F  # noqa: N812
 
 from gammaslim.labels.store import LabelArray
 from gammaslim.recording.ops import Op
 from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.sizes import PythonCall
 from gammaslim.rules.registry import function_rule, rule
 
 DEFAULT_SCALE = "the default attention scale depends on the feature size"
 
 
 @function_rule(F.scaled_dot_product_attention)
-def default_scale(recorder: Recorder, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def default_scale(recorder: Recorder, call: PythonCall) -> None:
     """Without ``scale`` it is 1 / √d of the features, whichever kernel PyTorch takes."""
-    if kwargs.get("scale") is None:
-        tensors = [*args, kwargs.get("query"), kwargs.get("key")]
-        for tensor in [t for t in tensors if t is not None][:2]:
-            recorder.freeze(recorder.dims(tensor)[-1], DEFAULT_SCALE)
+    if call.written("scale") is None:
+        for name in ("query", "key"):
+            recorder.freeze(recorder.dims(call.written(name))[-1], DEFAULT_SCALE)
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",

@@ -70,7 +70,7 @@ def layer_norm(recorder: Recorder, op: Op) -> None:
     if isinstance(recorder.module, nn.LayerNorm | nn.RMSNorm):
         recorder.findings.normalized[recorder.module_name] = normalized
     else:
-        shape = recorder.call.given(op["normalized_shape"])
+        shape = recorder.call.given("normalized_shape", op["normalized_shape"])
         for labels, given in zip(normalized, shape, strict=True):
             if labels is not None:
                 recorder.follow(labels, given)

@@ -139,11 +139,10 @@ def like(recorder: Recorder, op: Op) -> None:
 )  # fmt: skip
 def factory(recorder: Recorder, op: Op) -> None:
     """A new tensor of a given size: dimensions follow the sizes that the code read."""
-    given = recorder.call.given(list(op["size"]))
+    given = recorder.call.given("size", op["size"])
     pairs = zip(given, op.out.shape, strict=True)
     dims = [recorder.size_labels(g, n) for g, n in pairs]
-    if recorder.call.name == "pad":  # circular padding copies into a new tensor of its own making
-        source = recorder.dims(recorder.call.args[0])
-        dims[:2] = source[:2]
+    if recorder.call.written("pad") is not None:  # circular: copied into a tensor of its own making
+        dims[:2] = recorder.dims(recorder.call.written("input"))[:2]
     if any(d is not None for d in dims):
         recorder.give(op.out, dims, zero="zeros" in op.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ from torch._ops import OpOverload
 
 from gammaslim.recording.ops import Op
 from gammaslim.recording.recorder import Recorder, Rule
+from gammaslim.recording.sizes import PythonCall
 from gammaslim.rules.user import user_rule
 
-FunctionRule = Callable[[Recorder, Sequence[Any], Mapping[str, Any]], None]
+FunctionRule = Callable[[Recorder, PythonCall], None]
 
 RULES: dict[Any, Rule] = {}
 """Operator (overload packet) -> its rule; each operator stands here once."""

@@ -155,15 +155,13 @@ def _joins(block: Block, grid: Grid | None, before: Sequence[int]) -> bool:
 
 def _given(recorder: Recorder, sizes: list[int]) -> list[Given]:
     call = recorder.call
-    if call.name in ("view_as", "reshape_as"):
-        example = call.args[1]
+    if (example := call.written("other")) is not None:  # view_as
         return list(recorder.tagged(example, example.shape, None))
-    if call.name == "unflatten":
-        inner = call.integers()[1:]
-        start = int(call.integers()[0]) % (len(sizes) - len(inner) + 1)
+    if (inner := call.written("sizes")) is not None:  # unflatten
+        start = call.written("dim") % (len(sizes) - len(inner) + 1)
         tail = len(sizes) - start - len(inner)
         return [None] * start + [None if v == -1 else v for v in inner] + [None] * tail
-    return call.given(sizes)
+    return call.given("size", sizes)
 
 
 def _followed(recorder: Recorder, labels: LabelArray, given: Given) -> LabelArray:

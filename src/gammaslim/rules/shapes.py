@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gammaslim.arrays import IntArray
 from gammaslim.channels.sequences import Join, Part
@@ -16,9 +18,6 @@ from gammaslim.recording.ops import Op
 from gammaslim.recording.recorder import Recorder
 from gammaslim.recording.sizes import Given, Size
 from gammaslim.rules.registry import rule
-
-EVENLY = 2
-"""``tensor_split(sections, dim)`` has at most so many integers; a list of indices has more."""
 
 
 def pass_on(recorder: Recorder, op: Op, dims: Sequence[LabelArray]) -> None:
@@ -116,7 +115,7 @@ def pad(recorder: Recorder, op: Op) -> None:
     """Padding adds indices that are always there; a negative amount cuts."""
     x, amounts = op["self"], list(op["pad"])
     dims = list(recorder.dims(x))
-    given = [recorder.settled(amount) for amount in recorder.call.given(amounts)]
+    given = [recorder.settled(amount) for amount in recorder.call.given("pad", amounts)]
     for pair in range(len(amounts) // 2):
         axis = x.ndim - 1 - pair
         before, after = amounts[2 * pair], amounts[2 * pair + 1]
@@ -145,12 +144,12 @@ def slice_(recorder: Recorder, op: Op) -> None:
     start, stop, step = slice(op["start"], op["end"], op["step"]).indices(len(labels))
     if step != 1:
         recorder.freeze(labels, f"every {step}-th channel is taken")
-    elif recorder.call.name == "tensor_split" and len(parts := recorder.call.integers()) <= EVENLY:
-        _cut_evenly(recorder, labels, parts[0])
+    elif isinstance(sections := recorder.call.written("indices_or_sections"), int):
+        _cut_evenly(recorder, labels, sections, int(sections))
     else:
         given_start, given_stop = _boundaries(recorder, op)
-        _boundary(recorder, labels, start, op["start"], given_start)
-        _boundary(recorder, labels, stop, op["end"], given_stop)
+        _boundary(recorder, labels, start, given_start)
+        _boundary(recorder, labels, stop, given_stop)
     dims[axis] = _part(recorder, labels, start, stop) if step == 1 else labels[start:stop:step]
     pass_on(recorder, op, dims)
 
@@ -168,36 +167,62 @@ def _part(recorder: Recorder, labels: IntArray, start: int, stop: int) -> IntArr
 def _boundaries(recorder: Recorder, op: Op) -> tuple[Given, Given]:
     """How the code gave start and stop: as followed sizes where it did, else as constants."""
     call = recorder.call
-    if call.name == "narrow":
-        start, length = [*call.args, *call.kwargs.values()][-2:]
-        return start, start + length
-    start, end = op["start"], op["end"]
-    for bounds in _slices(call.args[1:], op["dim"]):
-        if bounds.start in (None, start) and bounds.stop in (None, end):
-            return bounds.start, bounds.stop
-    return start, end
+    start, stop = op["start"], op["end"]
+    if isinstance(first := call.written("start"), int):  # narrow
+        return first, first + call.written("length")
+    if isinstance(indices := call.written("indices_or_sections"), list | tuple):  # tensor_split
+        found = {int(place): place for place in indices}
+        return found.get(start, start), found.get(stop, stop)
+    if "index" in call.arguments:
+        bounds = _slice_at(call.written("index"), op["dim"], call.written("input").ndim)
+        return (start, stop) if bounds is None else (bounds.start, bounds.stop)
+    return start, stop
 
 
-def _slices(index: Sequence[Any], axis: int) -> list[slice]:
-    """The slices of an index expression, the one that stands at ``axis`` first."""
-    entries = index[0] if index and isinstance(index[0], tuple) else index
-    found = [(place != axis, entry) for place, entry in enumerate(entries)]
-    ordered = sorted(found, key=lambda pair: pair[0])
-    return [entry for _, entry in ordered if isinstance(entry, slice)]
+def _slice_at(index: Any, axis: int, ndim: int) -> slice | None:
+    """The slice of an index expression that is applied to dimension ``axis``.
+
+    PyTorch applies the entries from the left.  In ``x[0, :, None, ..., :k]`` of five dimensions
+    the integer takes the first one away, ``:`` is applied to dimension 0 of what is left, ``None``
+    puts in dimension 1, ``...`` stands for two, and ``:k`` is applied to dimension 4.
+    """
+    entries = index if isinstance(index, tuple) else (index,)
+    named = sum(map(_dimensions_named, entries))
+    at = 0
+    for entry in entries:
+        if isinstance(entry, slice) and at == axis:
+            return entry
+        if entry is ...:
+            at += ndim - named
+        elif not _is_integer(entry):
+            at += 1
+    return None
 
 
-def _boundary(
-    recorder: Recorder, labels: IntArray, place: int, raw: int | None, given: Given
-) -> None:
+def _dimensions_named(entry: Any) -> int:
+    if entry is None or entry is ... or isinstance(entry, bool):
+        return 0
+    mask = isinstance(entry, Tensor) and entry.dtype in (torch.bool, torch.uint8)
+    return entry.ndim if mask else 1
+
+
+def _is_integer(entry: Any) -> bool:
+    """Whether an entry of an index takes its dimension away."""
+    if isinstance(entry, Tensor):
+        return entry.ndim == 0 and entry.dtype not in (torch.bool, torch.uint8)
+    return isinstance(entry, int | np.integer) and not isinstance(entry, bool)
+
+
+def _boundary(recorder: Recorder, labels: IntArray, place: int, given: Given) -> None:
     """Keep a boundary at ``place`` true: the part before it must have the computed size."""
-    if place in (0, len(labels)) or raw is None:
+    if place in (0, len(labels)) or given is None:
         return
-    part = labels[place:] if raw < 0 else labels[:place]
+    part = labels[place:] if given < 0 else labels[:place]
     if isinstance(given, Size):
         _tie_equal_parts(recorder, labels, given)
-        recorder.follow(part, -given if raw < 0 else given)
+        recorder.follow(part, -given if given < 0 else given)
     else:
-        recorder.freeze(part, f"the boundary {raw} is written as a constant")
+        recorder.freeze(part, f"the boundary {given} is written as a constant")
 
 
 def _tie_equal_parts(recorder: Recorder, labels: IntArray, given: Size) -> None:
@@ -229,7 +254,11 @@ def split(recorder: Recorder, op: Op) -> None:
         recorder.give(out, dims, zero=base.zero)
 
 
-def _cut_evenly(recorder: Recorder, labels: IntArray, parts: int) -> None:
+def _cut_evenly(recorder: Recorder, labels: IntArray, number: int, parts: int) -> None:
+    """Keep ``parts`` parts equal; the code asked for ``number`` of them, which must not change."""
+    if isinstance(number, Size):
+        recorder.freeze(number.terms.labels, "its size counts equal parts")
+        recorder.counted_parts(number.terms)
     if len(labels) % parts:
         recorder.freeze(labels, f"it is cut into {parts} unequal parts")
     elif parts > 1:
@@ -242,36 +271,37 @@ def _tie_parts(recorder: Recorder, labels: IntArray, parts: int) -> None:
 
 
 def _follow_parts(recorder: Recorder, op: Op, labels: IntArray, widths: list[int]) -> None:
-    call = recorder.call
-    if call.name in ("chunk", "tensor_split") and all(size.attribute for size in call.sizes()):
-        for size in call.sizes():
-            recorder.counted_parts(size.terms)
-        _cut_evenly(recorder, labels, len(widths))
+    number = recorder.call.written("chunks")
+    if number is not None:
+        _cut_evenly(recorder, labels, number, len(widths))
         return
-    listed = op.get("split_sizes", op.get("split_size"))
-    equal = isinstance(listed, int)
-    given = call.given([listed] if equal else list(listed))
-    if equal:
-        given = given * len(widths)
-        given[-1] = given[-1] if isinstance(given[-1], Size) else None
-        if widths[-1] != listed:
-            given[-1] = None  # the rest
     start = 0
-    for width, size in zip(widths, given, strict=True):
+    for width, size in zip(widths, _given_parts(recorder, op, widths), strict=True):
         if isinstance(size, Size):
             _tie_equal_parts(recorder, labels, size)
         recorder.follow(labels[start : start + width], size)
         start += width
 
 
+def _given_parts(recorder: Recorder, op: Op, widths: list[int]) -> list[Given]:
+    """How the code gave the width of each part; the last one may be what is left over."""
+    asked = op.get("split_sizes", op.get("split_size"))
+    if not isinstance(asked, int):
+        return recorder.call.given("split_size", asked)
+    (size,) = recorder.call.given("split_size", [asked])
+    full = isinstance(size, Size) and widths[-1] == asked
+    return [size] * (len(widths) - 1) + [size if full else None]
+
+
 @rule("expand")
 def expand(recorder: Recorder, op: Op) -> None:
     """A dimension of size one becomes any size, and follows whatever it meets."""
     x, sizes = op["self"], list(op["size"])
-    given = recorder.call.given(sizes)
+    given = recorder.call.given("size", sizes)
     own = (None,) * (len(sizes) - x.ndim) + recorder.dims(x)
     shape = (1,) * (len(sizes) - x.ndim) + tuple(x.shape)
-    other = _example(recorder)
+    example = recorder.call.written("other")  # expand_as
+    other = None if example is None else recorder.dims(example)
     dims: list[LabelArray] = []
     for axis, (labels, old, new) in enumerate(zip(own, shape, op.out.shape, strict=True)):
         if old != 1 or new == 1:
@@ -285,19 +315,13 @@ def expand(recorder: Recorder, op: Op) -> None:
     pass_on(recorder, op, dims)
 
 
-def _example(recorder: Recorder) -> Dims | None:
-    """Labels of the tensor whose shape is copied, in ``x.expand_as(other)``."""
-    call = recorder.call
-    return recorder.dims(call.args[1]) if call.name == "expand_as" else None
-
-
 @rule("repeat", "tile")
 def repeat(recorder: Recorder, op: Op) -> None:
     """A dimension is laid down several times, with its labels."""
     x = op["self"]
     times = list(op.get("repeats", op.get("dims")))
     own = (None,) * (len(times) - x.ndim) + recorder.dims(x)
-    given = recorder.call.given(times)
+    given = recorder.call.given("repeats", times)
     dims: list[LabelArray] = []
     for labels, count, size, length in zip(own, times, given, op.out.shape, strict=True):
         if labels is None:

@@ -86,16 +86,8 @@ def _owns_groups(recorder: Recorder, groups: int) -> bool:
 
 def _followed_groups(recorder: Recorder) -> Size | None:
     """The number of groups, where the network's code computes it or holds it in a module."""
-    call = recorder.call
-    if isinstance(recorder.module, CONVOLUTION) or not call.name.startswith("conv"):
-        return None
-    listed = call.args[_GROUPS] if len(call.args) > _GROUPS else None
-    given = call.kwargs.get("groups", listed)
+    given = None if isinstance(recorder.module, CONVOLUTION) else recorder.call.written("groups")
     return given if isinstance(given, Size) and not given.constant else None
-
-
-_GROUPS = 6
-"""Place of ``groups`` among the arguments of every convolution function."""
 
 
 def _remember(

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gammaslim.network.fake_tensors import FakeMemo
 from gammaslim.network.modules import ModeFlag
 from gammaslim.recording.recorder import Recorder
-from gammaslim.recording.sizes import COUNTS, FOLLOWS_SIZES, SHAPE_GETTERS, PythonCall
+from gammaslim.recording.signatures import SIGNATURES
+from gammaslim.recording.sizes import COUNTS, SHAPE_GETTERS, PythonCall, followed
 from gammaslim.rules import FUNCTION_RULES
 
 LEAVES_SIGHT = frozenset([
@@ -59,17 +60,17 @@ class FunctionMode(TorchFunctionMode):
             result = func(*args, **(kwargs or {}))
             if func not in SHAPE_GETTERS:
                 return result
-            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else None)
+            dim = SIGNATURES[Tensor.size].bind(args, kwargs or {}).get("dim")
             return recorder.tagged(args[0], result, dim)
         args, kwargs = tuple(map(_plain, args)), {k: _plain(v) for k, v in (kwargs or {}).items()}
-        outer, recorder.call = recorder.call, PythonCall(func, args, kwargs)
+        outer, recorder.call = recorder.call, PythonCall.of(func, args, kwargs)
         try:
             if func in FUNCTION_RULES:
-                FUNCTION_RULES[func](recorder, args, kwargs)
+                FUNCTION_RULES[func](recorder, recorder.call)
             if name in COUNTS:
                 recorder.count_escapes(args[0], first_only=name == "__len__")
-            if name not in FOLLOWS_SIZES:
-                for size in recorder.call.sizes():
+            if func not in SIGNATURES:
+                for size in followed((*args, *kwargs.values())):
                     recorder.escaped(size.terms)
             if func in DATA_SETTERS:
                 recorder.replaced(*args)
