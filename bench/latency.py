@@ -21,6 +21,7 @@ import gammaslim as gs
 from bench.accuracy import nets
 from bench.accuracy.one import machine
 from bench.pages import write_between
+from gammaslim.channels.graph import cut_by
 from gammaslim.latency import medians
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "latency.md"
@@ -67,7 +68,7 @@ def ratios(net: str, batch: int, layout: torch.memory_format, turns: int) -> lis
     found: list[tuple[str, str]] = []
     for way in WAYS.values():
         plan = way(graph, latencies)
-        before, after = medians(copy.deepcopy(model), graph, graph.keep_mask(plan), turns)
+        before, after = medians(copy.deepcopy(model), cut_by(graph, plan), turns)
         macs = graph.cost(plan).macs / graph.cost().macs
         left = f", {len(plan.remnants)} layers left" if plan.remnants else ""
         found.append((f"{after / before:.2f}", f"{macs:.1%}{left}"))

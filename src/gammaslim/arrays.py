@@ -25,3 +25,8 @@ def kept_mask(channels: IntArray, keep: BoolArray) -> BoolArray:
     if keep.size == 0:
         return np.ones(len(channels), dtype=np.bool_)
     return fixed | keep[np.where(fixed, 0, channels)]
+
+
+def owner(name: str) -> str:
+    """The path of the module that holds the tensor or attribute ``name``."""
+    return name.rpartition(".")[0]

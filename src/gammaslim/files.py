@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from gammaslim.channels.departures import owner
+from gammaslim.arrays import owner
 from gammaslim.channels.plan import Plan
 from gammaslim.cutting.folding import add_bias, biases_added
 from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, remembered_plan

@@ -16,32 +16,29 @@ from torch.utils.benchmark import Timer
 
 from gammaslim.arrays import BoolArray, FloatArray
 from gammaslim.channels.costs import channel_costs
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.plan import Plan
 from gammaslim.channels.records import Group
 from gammaslim.cutting.surgery import apply_plan
 from gammaslim.errors import TargetError
 from gammaslim.network.calling import call_arguments, map_tensors
 from gammaslim.network.modules import check_fresh, training_mode, unwrap
-from gammaslim.selecting.planning import make_plan
 from gammaslim.selecting.sweeping import LimitOptions, ranked
 
 _TURN_SECONDS = 0.005
 """How long a turn lasts at least: short forward passes are repeated."""
 
 
-def medians(
-    model: nn.Module, graph: ChannelGraph, keep: BoolArray, repeats: int
-) -> tuple[float, float]:
-    """Median seconds of a forward pass of the network, and of it without what is not kept.
+def medians(model: nn.Module, cut: Cut, repeats: int) -> tuple[float, float]:
+    """Median seconds of a forward pass of the network, and of what the cut leaves of it.
 
     A copy is cut for real; both run in evaluation mode on the traced inputs, on the network's
     device, alternately, so that what else the machine does meets both.
     """
-    cut = copy.deepcopy(model)
-    apply_plan(cut, make_plan(graph, keep))
-    with torch.no_grad(), training_mode(model, training=False), training_mode(cut, training=False):
-        timers = [_timer(each, graph) for each in (model, cut)]
+    graph, slim = cut.graph, copy.deepcopy(model)
+    apply_plan(slim, cut.plan)
+    with torch.no_grad(), training_mode(model, training=False), training_mode(slim, training=False):
+        timers = [_timer(each, graph) for each in (model, slim)]
         first = [timer.timeit(1).median for timer in timers]  # warms up: thrown away
         first = [timer.timeit(1).median for timer in timers]
         number = max(math.ceil(_TURN_SECONDS / max(min(first), 1e-9)), 1)
@@ -105,11 +102,11 @@ def channel_latencies(
         going = group.channels[: max(round(share * group.width), 1)]
         keep = np.ones(graph.num_channels, dtype=np.bool_)
         keep[going] = False
-        full, left = medians(model, graph, keep, repeats)
+        full, left = medians(model, Cut(graph, keep), repeats)
         latencies[group.channels] = max(full - left, 0.0) / len(going)
     if bound.any():
         everything = np.ones(graph.num_channels, dtype=np.bool_)
-        full = full or medians(model, graph, everything, repeats)[0]
+        full = full or medians(model, Cut(graph, everything), repeats)[0]
         latencies[bound] = channel_costs(graph)[bound] * full / max(graph.cost().macs, 1)
     return latencies
 
@@ -190,10 +187,11 @@ def select_latency(
         task = bar.add_task("timing candidates", total=len(ranking).bit_length() + 1)
 
         def measured(count: int) -> Fit:
-            keep = ranking.after(count)
-            before, after = medians(model, graph, keep, repeats)
+            cut = ranking.after(count)
+            cut.check()
+            before, after = medians(model, cut, repeats)
             bar.advance(task)
-            return Fit(make_plan(graph, keep), before, after)
+            return Fit(cut.plan, before, after)
 
         return _fast_enough(measured, len(ranking), keep_latency)
 

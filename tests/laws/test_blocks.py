@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.channels.departures import may_be_empty
+from gammaslim.channels.graph import Cut
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.cutting.calibration import reestimate
 from gammaslim.cutting.constants import Constant, Placeholder
@@ -222,7 +222,7 @@ class Pair(nn.Module):
 def test_of_two_branches_the_better_one_comes_back():
     model = Pair().eval()
     graph = gs.trace(model, IMAGE)
-    assert may_be_empty(graph).sum() == 2
+    assert graph.dead_layers.may_be_empty().sum() == 2
     scores = np.where(graph.scored, 0.1, np.nan)
     scores[graph.sites[("b.1.weight", 0)]] = 0.2
     plan = gs.select(graph, scores, threshold=1, min_channels=0)
@@ -449,7 +449,7 @@ def random_emptied(graph, seed):
     """Scores by which many groups lose everything if they can, and some channels of the others."""
     rng = np.random.default_rng(seed)
     scores = rng.uniform(0.1, 1.0, graph.num_channels)
-    for group, may in zip(graph.groups, may_be_empty(graph), strict=True):
+    for group, may in zip(graph.groups, graph.dead_layers.may_be_empty(), strict=True):
         if rng.random() < (0.7 if may else 0.2):
             scores[group.channels] = 0
     scores[rng.random(graph.num_channels) < 0.1] = 0
@@ -462,7 +462,7 @@ def check_emptied(model, inputs, seed, tolerance=1e-4, *, counted=True, spare=()
     graph = oracle.traced(model.eval(), inputs, **options)
     plan = gs.select(graph, random_emptied(graph, seed), threshold=0.05, min_channels=0)
     keep = graph.keep_mask(plan)
-    assert np.array_equal(graph.settled(keep), keep)
+    assert np.array_equal(Cut(graph, keep).settled.keep, keep)
     masked = oracle.masked_by(model, graph, keep, spare)
     outcome = gs.prune(model, graph, plan, fold=False)
     if graph.exact[~keep].all():
@@ -471,7 +471,7 @@ def check_emptied(model, inputs, seed, tolerance=1e-4, *, counted=True, spare=()
     oracle.check_cost(model, outcome.after, inputs, counted=counted)
     oracle.check_attributes(model)
     oracle.check_training(model, inputs)
-    again = narrowed(graph, keep)
+    again = narrowed(Cut(graph, keep))
     if (again.prunable & again.scored).any():
         later = gs.select(again, random_emptied(again, seed + 1), threshold=0.05, min_channels=0)
         gs.prune(model, again, later, fold=False)

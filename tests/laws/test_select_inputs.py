@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import gammaslim as gs
+from gammaslim.channels.graph import Cut, cut_by
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.network.input_index import select_inputs
 from gammaslim.network.modules import INPUT_INDEX
@@ -57,7 +58,7 @@ def without(graph, **gone):
     keep = np.ones(graph.num_channels, dtype=bool)
     for short, places in gone.items():
         keep[channels(graph, names[short])[places]] = False
-    return make_plan(graph, graph.selections.settled(keep))
+    return make_plan(graph, Cut(graph, keep).settled.keep)
 
 
 def test_scales_become_channels_of_their_own():
@@ -158,7 +159,7 @@ def test_narrowed_graph_is_traced_graph(name):
     graph = gs.trace(model, inputs, select_inputs=True)
     plan = gs.select(graph, oracle.random_scores(graph, 0), remove_channels=0.4)
     found = gs.prune(model, graph, plan).graph
-    assert found.shapes == narrowed(graph, graph.keep_mask(plan)).shapes
+    assert found.shapes == narrowed(cut_by(graph, plan)).shapes
     traced = gs.trace(model, inputs, select_inputs=True)
     assert found.cost() == traced.cost()
     assert found.num_channels == traced.num_channels

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import gammaslim as gs
+from gammaslim.channels.graph import Cut
 from tests.rules.helper import (
     FREE,
     INTO,
@@ -78,7 +79,7 @@ def test_cost_of_two_convolutions():
     keep = graph.prunable.copy()
     keep[:] = True
     keep[graph.sites[INTO][:2]] = False
-    assert graph.cost_of(keep) == gs.Cost(macs=2 * 3 * 32 + 2 * 2 * 32, params=6 + 4 + 4 + 2)
+    assert Cut(graph, keep).cost == gs.Cost(macs=2 * 3 * 32 + 2 * 2 * 32, params=6 + 4 + 4 + 2)
 
 
 def test_a_bias_lives_with_its_row():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
+from gammaslim.channels.graph import cut_by
 from gammaslim.channels.sequences import Arrangement, Balance, Join, Part, Shuffle, Step
 from gammaslim.errors import PlanError, TargetError
 from gammaslim.selecting.planning import make_plan, select
@@ -126,7 +127,7 @@ def test_orders_are_listed_where_slices_are_not_sorted():
     for site, order in plan.orders.items():
         assert sorted(order.tolist()) == list(range(len(plan.kept[site])))
         assert (np.diff(order) < 0).any()
-    assert plan.orders.keys() == found.kept_orders(found.keep_mask(plan)).keys()
+    assert plan.orders.keys() == cut_by(found, plan).plan.orders.keys()
 
 
 def test_plans_without_their_orders_are_refused():

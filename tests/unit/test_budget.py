@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 import gammaslim as gs
+from gammaslim.channels.graph import Cut
 from gammaslim.errors import OptimizerError, PenaltyError, TargetError
 from gammaslim.training.banding import uniform_ratio
 from tests.nets.classic import CLASSIC
@@ -56,7 +57,7 @@ def test_the_cut_meets_the_target_and_changes_nothing(target, optimizer_class):
         assert (~keep).sum() == round(share * graph.prunable[graph.scored].sum())
     else:
         kind = name.removeprefix("keep_")
-        full, left = getattr(graph.cost(), kind), getattr(graph.cost_of(keep), kind)
+        full, left = getattr(graph.cost(), kind), getattr(Cut(graph, keep).cost, kind)
         assert left <= share * full
         # One channel more in the group that was last would be over it.
         most = max(cheapest_channel(graph, kind, g) for g in graph.groups if g.prunable)
@@ -370,8 +371,8 @@ def test_stats_of_scales_set_by_hand():
     assert stats.quantiles[0.5] == 0.5
     assert stats.quantiles[1.0] == 4.0
     keep = np.array([False, True, True, False, True, False])
-    assert stats.macs == graph.cost_of(keep).macs / graph.cost().macs
-    assert stats.params == graph.cost_of(keep).params / graph.cost().params
+    assert stats.macs == Cut(graph, keep).cost.macs / graph.cost().macs
+    assert stats.params == Cut(graph, keep).cost.params / graph.cost().params
     assert stats.strength == 0.4
     flat = stats.as_dict()
     assert flat["zeros"] == 0.5

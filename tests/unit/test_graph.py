@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gammaslim.arrays import FIXED, kept_count, kept_mask
+from gammaslim.channels.graph import Cut
 from gammaslim.channels.plan import Plan
 from gammaslim.channels.records import Cost, Frozen, SizeAttribute, Work
 from gammaslim.errors import PlanError
@@ -20,8 +21,7 @@ def mask(*flags: int) -> np.ndarray:
 
 def plan_of(graph, keep) -> Plan:
     """The plan that leaves ``keep``, made without gammaslim.select."""
-    kept = graph.kept_sites(keep)
-    return Plan(kept, {site: len(graph.sites[site]) for site in kept})
+    return Cut(graph, keep).plan
 
 
 def test_cost_of_the_whole_network_is_the_sum_worked_out_by_hand():
@@ -33,7 +33,7 @@ def test_cost_of_a_plan_follows_every_site():
     """Two channels of each layer: 54 + 4 + 36 + 4 + 6 parameters; 216 + 144 + 4."""
     graph = plain_graph([4, 3])
     keep = mask(1, 0, 1, 0, 1, 1, 0)
-    assert graph.cost_of(keep) == Cost(macs=364, params=104)
+    assert Cut(graph, keep).cost == Cost(macs=364, params=104)
     assert graph.cost(plan_of(graph, keep)) == Cost(macs=364, params=104)
 
 
@@ -69,7 +69,7 @@ def test_kept_mask_without_any_channel_keeps_everything():
 def test_kept_sites_lists_only_what_shrinks():
     """Removing one stream channel leaves the block's own dimensions out."""
     graph = residual_graph(3, 2)
-    kept = graph.kept_sites(mask(1, 0, 1, 1, 1))
+    kept = Cut(graph, mask(1, 0, 1, 1, 1)).sites
     assert set(kept) == {site for site, channels in graph.sites.items() if 1 in channels}
     assert kept[("down.weight", 1)].tolist() == [0, 2]
     assert ("down.weight", 0) not in kept

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gammaslim.channels.graph import Cut
 from gammaslim.errors import TargetError
 from gammaslim.selecting.planning import select
 from tests.unit.handmade import plain_graph, widths_of
@@ -164,4 +165,4 @@ def test_no_block_could_come_back(problem, ratio):
         wider = min(left + limits["round_to"], group.width)
         more = keep.copy()
         more[group.channels[np.argsort(-scores[group.channels], kind="stable")[:wider]]] = True
-        assert graph.cost_of(more).macs > ratio * graph.cost().macs * (1 - 1e-12)
+        assert Cut(graph, more).cost.macs > ratio * graph.cost().macs * (1 - 1e-12)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.channels.departures import may_be_empty
 from tests import oracle
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -52,7 +51,7 @@ def test_branches_leave(name: str, least: int, tmp_path: object) -> None:
     model = named(name)
     oracle.randomise_batchnorms(model, 1)
     graph = gs.trace(model.eval(), IMAGE)
-    may = np.flatnonzero(may_be_empty(graph))
+    may = np.flatnonzero(graph.dead_layers.may_be_empty())
     assert len(may) >= least
     rng = np.random.default_rng(0)
     scores = rng.uniform(0.1, 1, graph.num_channels)

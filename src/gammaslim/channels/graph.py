@@ -1,29 +1,41 @@
-"""The channel graph: frozen records of which tensor slices live and die together.
+"""The channel graph: frozen records of which tensor slices live and die together; and a cut of it.
 
 A *channel* is an integer id.  ``ChannelGraph.sites`` holds, for every tensor dimension that
 carries channels, the channel id of each of its indices; everything else (groups, costs, plans,
-masks) is arithmetic on those arrays.
+masks) is arithmetic on those arrays.  A :class:`Cut` is a graph and the channels that stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from rich.console import RenderableType
 
 from gammaslim.arrays import BoolArray, IntArray, Site, kept_count, kept_mask
-from gammaslim.channels.departures import Departures, departures, disposed, followed
+from gammaslim.channels.dead_layers import DeadLayers, Departures
 from gammaslim.channels.flow import Flow
-from gammaslim.channels.input_selections import InputSelections
+from gammaslim.channels.input_selections import InputSelections, SelectedStreams
+from gammaslim.channels.plan import AttributeValue, Plan, arranged_plan
 from gammaslim.channels.records import Cost, Frozen, Group, Recount, SizeAttribute, Witness, Work
-from gammaslim.channels.sequences import Arrangement, order_of, unsorted
+from gammaslim.channels.sequences import Arrangement, order_of
+from gammaslim.channels.tables import graph_report, plain_text
 from gammaslim.errors import PlanError
 
-if TYPE_CHECKING:
-    from gammaslim.channels.plan import Plan
+
+class Constraint(Protocol):
+    """What cuts of a graph must heed, besides that frozen channels stay."""
+
+    def objection(self, keep: BoolArray) -> str:
+        """Why exactly the channels in ``keep`` cannot stay, and what to do; ``""`` if they can."""
+        ...
+
+    def settled(self, keep: BoolArray) -> BoolArray:
+        """``keep`` without what then serves nothing, and with what then has to stay."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +83,8 @@ class ChannelGraph:
         """Share of BatchNorm channels (scale elements) that may be pruned, 0 to 1."""
         owners = [self.sites.get((name, 0)) for name in self.scales]
         total = sum(self.shapes[name][0] for name in self.scales)
-        free = sum(int(self._free(ids).sum()) for ids in owners if ids is not None)
+        may = np.append(self.prunable, [False])  # the last one stands for a fixed index
+        free = sum(int(may[ids].sum()) for ids in owners if ids is not None)
         return free / total if total else 0.0
 
     @cached_property
@@ -83,150 +96,47 @@ class ChannelGraph:
             mask[ids[ids >= 0]] = True
         return mask
 
+    @cached_property
+    def dead_layers(self) -> DeadLayers:
+        """Which layers leave when groups lose all their channels."""
+        tensors = frozenset(self.shapes)
+        return DeadLayers(self.num_channels, self.flow, self.groups, self.sites, tensors)
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """What every cut must heed."""
+        streams = SelectedStreams(self.selections, tuple(g.channels for g in self.groups))
+        return self.dead_layers, streams, self.arrangement
+
     def cost(self, plan: Plan | None = None) -> Cost:
         """Cost of the network, or of what ``plan`` leaves of it; closed form, nothing runs.
 
         MACs count convolutions and matrix products for the example batch as it was given to
         :func:`gammaslim.trace`, one multiply-accumulate as 1.
         """
-        keep = np.ones(self.num_channels, dtype=np.bool_) if plan is None else self.keep_mask(plan)
-        return self.cost_of(keep)
-
-    def cost_of(self, keep: BoolArray) -> Cost:
-        """Cost when exactly the channels in the boolean mask ``keep`` survive."""
-        leaving = self.departures(keep)
-        macs = sum(w.macs(leaving.shape) for w in self.work if w.layer not in leaving.remnants)
-        params = 0
-        for name in self.parameters:
-            if name in leaving.tensors:
-                continue
-            size = 1
-            for dim, length in enumerate(self.shapes[name]):
-                ids = self.sites.get((name, dim))
-                size *= length if ids is None else kept_count(ids, leaving.shape)
-            params += size
-        return Cost(macs, params)
+        everything = Cut(self, np.ones(self.num_channels, dtype=np.bool_))
+        return (everything if plan is None else cut_by(self, plan)).cost
 
     def keep_mask(self, plan: Plan) -> BoolArray:
         """The channels that survive ``plan``, as a boolean mask.
 
         Raises:
-            PlanError: the plan names a site that is not here, has other sizes, removes a frozen
-                channel, removes some slices of a channel and keeps others, or unbalances shares.
+            PlanError: the plan is not what this graph makes of any set of channels.
         """
-        inner, held = disposed(self, plan.remnants)
-        keep = held | ~inner
-        for site, kept in plan.kept.items():
-            ids = self._site_of_plan(site, plan.sizes[site])
-            gone = np.ones(len(ids), dtype=np.bool_)
-            gone[kept] = False
-            if (ids[gone] < 0).any() or not self.prunable[ids[gone]].all():
-                raise PlanError(
-                    f"The plan removes indices of dimension {site[1]} of {site[0]!r} that are "
-                    "frozen in this graph. Select a plan from this graph."
-                )
-            keep[ids[gone]] = False
-        if inner.any():
-            keep = np.where(inner, self.settled(keep), keep)
-        self._check_whole(plan, keep)
-        self.check_cut(keep)
-        self._check_orders(plan, keep)
-        self._check_inputs(plan, keep)
-        if self.departures(keep).remnants != dict(plan.remnants):
-            raise PlanError(
-                "The plan lets other layers leave than those that serve nothing in this graph "
-                "without the channels that go. Select a plan from this graph."
-            )
-        return keep
+        return cut_by(self, plan).keep
 
-    def departures(self, keep: BoolArray) -> Departures:
-        """The layers that leave, as wholes, when exactly the channels in ``keep`` stay."""
-        return departures(self, keep)
-
-    def settled(self, keep: BoolArray) -> BoolArray:
-        """``keep`` without what then serves nothing: channels that nobody reads, or makes.
-
-        Of every group of a stream that stays one channel, read or not.
-        """
-        keep = followed(self, keep)
-        left = self.selections.settled(keep)
-        for group in self.groups if left is not keep else ():
-            if keep[group.channels].any() and not left[group.channels].any():
-                left[group.channels[np.argmax(keep[group.channels])]] = True
-        return left
-
-    def survivors(self, keep: BoolArray) -> Callable[[IntArray], IntArray]:
-        """A function from one dimension's channel ids to its surviving indices.
-
-        They come in the order in which the cut network has them: sorted, unless shuffled.
-        """
-        sequences = self.arrangement.survivors(keep) if self.arrangement.steps else {}
-
-        def indices(ids: IntArray) -> IntArray:
-            kept = np.flatnonzero(kept_mask(ids, keep)).astype(np.int64)
-            sequence = sequences.get(ids.tobytes()) if sequences else None
-            return kept if sequence is None else kept[order_of(ids[kept], sequence)]
-
-        return indices
-
-    def kept_orders(self, keep: BoolArray) -> dict[Site, IntArray]:
-        """For every site whose kept slices must stand in another order than sorted: which."""
-        indices, orders = self.survivors(keep), dict[Site, IntArray]()
-        for site, ids in self.sites.items() if self.arrangement.steps else ():
-            if (order := unsorted(indices(ids))) is not None:
-                orders[site] = order
-        return orders
-
-    def kept_inputs(self, keep: BoolArray) -> dict[str, IntArray]:
-        """For every BatchNorm that has to read other indices of its input than so far: which."""
-        found = self.selections.indices(self.survivors(keep)) if self.selections.each else {}
-        leaving = self.departures(keep).remnants if found else {}
-        return {module: places for module, places in found.items() if module not in leaving}
-
-    def check_cut(self, keep: BoolArray) -> None:
-        """Refuse what layers that share a shuffle, read a stream, or stay, cannot be cut to.
-
-        Raises:
-            PlanError: one of them would keep more of some channels, another fewer, than their
-                parts need to stay equal; a BatchNorm would read a channel that goes; or a group
-                would lose all its channels that cannot do without.
-        """
-        if stuck := self.departures(keep).stuck:
-            raise PlanError(
-                f"The group {stuck[0].name!r} would lose all its channels, but layers that stay "
-                "need one of them, or nothing would depend on the input any more. Keep one."
-            )
-        for selection in self.selections.each:
-            if not selection.allows(keep):
-                raise PlanError(
-                    f"{selection.module!r} would keep a channel that it reads from a channel of "
-                    "its input that goes. Keep that one too, or remove both."
-                )
-        for balance in self.arrangement.balances:
-            if not balance.allows(keep):
-                channel = balance.channels[~keep[balance.channels]][0]
-                raise PlanError(
-                    "Layers whose outputs are shuffled and cut into equal parts must keep equal "
-                    f"shares; these do not, first removed channel {channel}. Let select choose, "
-                    "or follow graph.arrangement."
-                )
-
-    def kept_sites(self, keep: BoolArray) -> dict[Site, IntArray]:
-        """Sorted kept indices of every site that shrinks when only ``keep`` survives."""
-        kept, leaving = {}, self.departures(keep).tensors
-        for site, ids in self.sites.items():
-            if site[0] in leaving:
-                continue
-            mask = kept_mask(ids, keep)
-            if not mask.all():
-                kept[site] = np.flatnonzero(mask).astype(np.int64)
-        return kept
+    def __rich__(self) -> RenderableType:
+        """The tables of groups and of what is frozen, for a rich console."""
+        free = int(self.prunable.sum())
+        channels = (
+            f"{self.num_channels} channels in {len(self.groups)} groups, {free} of them may go; "
+            f"coverage {self.coverage:.1%} of the BatchNorm scales"
+        )
+        return graph_report(self.groups, self.frozen, self.cost(), (channels, *self.notes))
 
     def __str__(self) -> str:
         """One table row per group."""
-        from gammaslim.report.tables import graph_text
-
-        return graph_text(self)
+        return plain_text(self)
 
     def __repr__(self) -> str:
         """A one-line summary."""
@@ -235,49 +145,163 @@ class ChannelGraph:
             f"coverage={self.coverage:.3f})"
         )
 
-    def _free(self, ids: IntArray) -> BoolArray:
-        return (ids >= 0) & self.prunable[np.maximum(ids, 0)]
 
-    def _site_of_plan(self, site: Site, size: int) -> IntArray:
-        ids = self.sites.get(site)
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A graph and the channels that stay: all that follows from the two, each worked out once.
+
+    Of eight channels of a stage of which ``keep`` has five, ``sites`` lists the indices that stay
+    of every tensor dimension in which they occur, ``attributes`` the numbers of modules that become
+    five, ``leaving`` the layers that go as wholes because nothing is left for them, and ``plan``
+    is all this as the user's record.  Nothing is checked before :meth:`check`.
+    """
+
+    graph: ChannelGraph
+    keep: BoolArray
+
+    @cached_property
+    def leaving(self) -> Departures:
+        """The layers that leave, as wholes."""
+        return self.graph.dead_layers.leaving(self.keep)
+
+    @cached_property
+    def settled(self) -> Cut:
+        """The cut without what serves nothing any more: channels that nobody reads, or makes."""
+        keep = self.keep
+        for constraint in self.graph.constraints:
+            keep = constraint.settled(keep)
+        return self if keep is self.keep else Cut(self.graph, keep)
+
+    @cached_property
+    def _sequences(self) -> dict[bytes, IntArray]:
+        arrangement = self.graph.arrangement
+        return arrangement.survivors(self.keep) if arrangement.steps else {}
+
+    def survivors(self, ids: IntArray) -> IntArray:
+        """From one dimension's channel ids to its surviving indices.
+
+        They come in the order in which the cut network has them: sorted, unless shuffled.
+        """
+        kept = np.flatnonzero(kept_mask(ids, self.keep)).astype(np.int64)
+        sequence = self._sequences.get(ids.tobytes()) if self._sequences else None
+        return kept if sequence is None else kept[order_of(ids[kept], sequence)]
+
+    @cached_property
+    def sites(self) -> Mapping[Site, IntArray]:
+        """What stays of every site that shrinks, in the order of the cut network."""
+        stays = {s: i for s, i in self.graph.sites.items() if s[0] not in self.leaving.tensors}
+        kept = {site: self.survivors(ids) for site, ids in stays.items()}
+        return {site: own for site, own in kept.items() if len(own) < len(stays[site])}
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the cut network costs."""
+        graph, leaving = self.graph, self.leaving
+        macs = sum(w.macs(leaving.shape) for w in graph.work if w.layer not in leaving.remnants)
+        params = 0
+        for name in filter(leaving.stays, graph.parameters):
+            size = 1
+            for dim, length in enumerate(graph.shapes[name]):
+                ids = graph.sites.get((name, dim))
+                size *= length if ids is None else kept_count(ids, leaving.shape)
+            params += size
+        return Cost(macs, params)
+
+    @cached_property
+    def attributes(self) -> dict[str, AttributeValue]:
+        """The numbers of modules that follow a size and change, with all places of a tuple."""
+        values: dict[str, dict[int | None, tuple[int, int]]] = {}
+        everything = np.ones_like(self.keep)
+        for one in self.graph.attributes:
+            if self.leaving.stays(one.name):
+                pair = one.value(everything), one.value(self.leaving.shape)
+                values.setdefault(one.name, {})[one.position] = pair
+        changed: dict[str, AttributeValue] = {}
+        for name, places in values.items():
+            if any(before != after for before, after in places.values()):
+                after = tuple(places[at][1] for at in sorted(places, key=lambda at: at or 0))
+                changed[name] = after[0] if None in places else after
+        return changed
+
+    @cached_property
+    def inputs(self) -> dict[str, IntArray]:
+        """For every BatchNorm that has to read other indices of its input than so far: which."""
+        selections = self.graph.selections
+        found = selections.indices(self.survivors) if selections.each else {}
+        remnants = self.leaving.remnants if found else {}
+        return {module: places for module, places in found.items() if module not in remnants}
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The record of this cut for users, files and surgery."""
+        whole = arranged_plan(self.sites, {s: len(self.graph.sites[s]) for s in self.sites})
+        return replace(
+            whole,
+            attributes=self.attributes,
+            inputs=self.inputs,
+            remnants=self.leaving.remnants,
+        )
+
+    def check(self) -> None:
+        """Refuse a cut that no network can be given.
+
+        Raises:
+            PlanError: it removes a frozen channel, or what a constraint objects to: it would keep
+                more of some channels, another fewer, than their parts need to stay equal; a
+                BatchNorm would read a channel that goes; or a group would lose all its channels
+                that cannot do without.
+        """
+        graph = self.graph
+        inner, _ = graph.dead_layers.disposed(self.leaving.remnants)
+        if (frozen := np.flatnonzero(~self.keep & ~graph.prunable & ~inner)).size:
+            raise PlanError(
+                f"The mask removes {len(frozen)} frozen channels, first channel {frozen[0]}. Keep "
+                "those where graph.prunable is False; graph.frozen says why they are."
+            )
+        for constraint in graph.constraints:
+            if objection := constraint.objection(self.keep):
+                raise PlanError(objection)
+
+
+def cut_by(graph: ChannelGraph, plan: Plan) -> Cut:
+    """The cut that a plan makes of a graph: what it removes, and what then serves nothing.
+
+    Whether the plan fits is then one comparison, with the plan that the graph itself makes of it.
+
+    Raises:
+        PlanError: the plan names a site that is not here, has other sizes, removes a frozen
+            channel, removes some slices of a channel and keeps others, or is not what this graph
+            makes of the channels that it keeps in any other way.
+    """
+    inner, held = graph.dead_layers.disposed(plan.remnants)
+    keep = held | ~inner
+    for site, kept in plan.kept.items():
+        ids = graph.sites.get(site)
         if ids is None:
             raise PlanError(
                 f"The plan cuts dimension {site[1]} of {site[0]!r}, which this graph does not "
                 "have. Was the plan made for another network?"
             )
-        if len(ids) != size:
+        if len(ids) != plan.sizes[site]:
             raise PlanError(
-                f"The plan was made where dimension {site[1]} of {site[0]!r} has {size} indices; "
-                f"this graph has {len(ids)}. Was the plan made for another network?"
+                f"The plan was made where dimension {site[1]} of {site[0]!r} has "
+                f"{plan.sizes[site]} indices; this graph has {len(ids)}. Was the plan made for "
+                "another network?"
             )
-        return ids
-
-    def _check_inputs(self, plan: Plan, keep: BoolArray) -> None:
-        expected = self.kept_inputs(keep)
-        for module in sorted({*expected, *plan.inputs}):
-            if not np.array_equal(expected.get(module, ()), plan.inputs.get(module, ())):
-                raise PlanError(
-                    f"The plan lets {module!r} read other indices of its input than this graph "
-                    "asks for. Select a plan from this graph."
-                )
-
-    def _check_orders(self, plan: Plan, keep: BoolArray) -> None:
-        expected = self.kept_orders(keep)
-        for site in sorted({*expected, *plan.orders}):
-            found = plan.orders.get(site)
-            if found is None or not np.array_equal(expected.get(site, ()), found):
-                raise PlanError(
-                    f"The plan puts the kept slices of dimension {site[1]} of {site[0]!r} in "
-                    "another order than the shuffles of this graph ask for. Select a plan from "
-                    "this graph."
-                )
-
-    def _check_whole(self, plan: Plan, keep: BoolArray) -> None:
-        expected = self.kept_sites(keep)
-        for site in sorted({*expected, *plan.kept}):
-            found = plan.kept.get(site)
-            if found is None or site not in expected or not np.array_equal(expected[site], found):
-                raise PlanError(
-                    f"The plan keeps some slices of a channel and removes others, first seen at "
-                    f"dimension {site[1]} of {site[0]!r}. Select a plan from this graph."
-                )
+        gone = np.delete(ids, kept)
+        if (gone < 0).any() or not graph.prunable[gone].all():
+            raise PlanError(
+                f"The plan removes indices of dimension {site[1]} of {site[0]!r} that are "
+                "frozen in this graph. Select a plan from this graph."
+            )
+        keep[gone] = False
+    if inner.any():
+        keep = np.where(inner, Cut(graph, keep).settled.keep, keep)
+    cut = Cut(graph, keep)
+    cut.check()
+    if difference := plan.difference(cut.plan):
+        raise PlanError(
+            f"The plan is not what this graph makes of the channels that it keeps: {difference} "
+            "Select a plan from this graph."
+        )
+    return cut

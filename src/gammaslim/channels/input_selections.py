@@ -69,18 +69,6 @@ class InputSelections:
             return self
         return replace(self, each=tuple(s for s in self.each if s.module not in modules))
 
-    def settled(self, keep: BoolArray) -> BoolArray:
-        """``keep`` without the idle channels of which no reader is left."""
-        if not len(self.idle):
-            return keep
-        read = np.zeros(len(keep), dtype=np.bool_)
-        for one in self.each:
-            sources = one.sources[kept_mask(one.reads, keep)]
-            read[sources[sources >= 0]] = True
-        keep = keep.copy()
-        keep[self.idle[~read[self.idle]]] = False
-        return keep
-
     def indices(self, survivors: Survivors) -> dict[str, IntArray]:
         """For every BatchNorm whose index a cut changes: the indices it then reads."""
         found: dict[str, IntArray] = {}
@@ -101,3 +89,46 @@ class InputSelections:
     def _pairs(self, survivors: Survivors) -> Iterator[tuple[InputSelection, InputSelection]]:
         for one in self.each:
             yield one, one.left(survivors)
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedStreams:
+    """The constraint that what is read is there, and what nobody reads is not.
+
+    ``groups``: the channels of each group of the network.
+    """
+
+    selections: InputSelections
+    groups: tuple[IntArray, ...]
+
+    def objection(self, keep: BoolArray) -> str:
+        """Which BatchNorm would read what is not there any more."""
+        for one in self.selections.each:
+            if not one.allows(keep):
+                return (
+                    f"{one.module!r} would keep a channel that it reads from a channel of "
+                    "its input that goes. Keep that one too, or remove both."
+                )
+        return ""
+
+    # Two BatchNorms read a stream of four channels, each by its own index: one drops 0 and 1, the
+    # other 1 and 2.  Channel 1 is read by nobody then and goes; the others stay for one reader or
+    # for both.  If they drop all four, channel 0 stays: no tensor can be without channels.
+    def settled(self, keep: BoolArray) -> BoolArray:
+        """``keep`` without the idle channels of which no reader is left.
+
+        Of every group of a stream that stays one channel, read or not.
+        """
+        idle = self.selections.idle
+        if not len(idle):
+            return keep
+        read = np.zeros(len(keep), dtype=np.bool_)
+        for one in self.selections.each:
+            sources = one.sources[kept_mask(one.reads, keep)]
+            read[sources[sources >= 0]] = True
+        left = keep.copy()
+        left[idle[~read[idle]]] = False
+        for ids in self.groups:
+            if keep[ids].any() and not left[ids].any():
+                left[ids[np.argmax(keep[ids])]] = True
+        return left

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gammaslim.arrays import IntArray, Site
-from gammaslim.channels.departures import owner
+from gammaslim.arrays import IntArray, Site, owner
 from gammaslim.channels.flow import Remnant
 from gammaslim.channels.sequences import unsorted
 from gammaslim.errors import PlanError
@@ -78,6 +77,29 @@ class Plan:
             and all(np.array_equal(self.indices(s), other.indices(s)) for s in self.kept)
             and all(np.array_equal(own, other.inputs[m]) for m, own in self.inputs.items())
         )
+
+    def difference(self, other: Plan) -> str:
+        """How this plan differs from another, in a sentence; ``""`` where they are equal."""
+        if self == other:
+            return ""
+        for site in sorted({*self.kept, *other.kept}):
+            found, wanted = self.kept.get(site), other.kept.get(site)
+            if found is None or wanted is None or not np.array_equal(found, wanted):
+                return (
+                    "it keeps some slices of a channel and removes others, first seen at "
+                    f"dimension {site[1]} of {site[0]!r}."
+                )
+            if not np.array_equal(self.indices(site), other.indices(site)):
+                return (
+                    f"it puts the kept slices of dimension {site[1]} of {site[0]!r} in another "
+                    "order than the shuffles ask for."
+                )
+        for module in sorted({*self.inputs, *other.inputs}):
+            if not np.array_equal(self.inputs.get(module, ()), other.inputs.get(module, ())):
+                return f"it lets {module!r} read other indices of its input."
+        if dict(self.remnants) != dict(other.remnants):
+            return "it lets other layers leave than those that serve nothing."
+        return "it sets other size attributes."
 
     __hash__ = None  # type: ignore[assignment]
 

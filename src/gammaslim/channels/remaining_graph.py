@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, kept_count, kept_mask
-from gammaslim.channels.departures import Departures
+from gammaslim.channels.dead_layers import Departures
 from gammaslim.channels.flow import Flow
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, Work
 from gammaslim.channels.sequences import Arrangement, Balance
 
@@ -18,17 +18,13 @@ Map = Callable[[IntArray], IntArray]
 Dims = tuple[IntArray | None, ...]
 
 
-def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
-    """The graph of what a cut leaves: the channels in ``keep``, numbered anew in their old order.
+def narrowed(cut: Cut) -> ChannelGraph:
+    """The graph of what a cut leaves: its channels, numbered anew in their old order.
 
     All that the trace found stays true: a cut changes how many channels there are, not what is done
     to them.
-
-    Args:
-        graph: of the network before the cut.
-        keep: one boolean per channel, as from :meth:`ChannelGraph.keep_mask`.
     """
-    now, leaving = _Now(graph, keep), graph.departures(keep)
+    graph, keep, leaving, now = cut.graph, cut.keep, cut.leaving, _Now(cut)
     sites = {s: now.left(ids) for s, ids in graph.sites.items() if s[0] not in leaving.tensors}
     sites |= _values(graph, leaving, now.left)
     stays = leaving.stays
@@ -59,10 +55,10 @@ def narrowed(graph: ChannelGraph, keep: BoolArray) -> ChannelGraph:
 class _Now:
     """What becomes of arrays of channel ids."""
 
-    def __init__(self, graph: ChannelGraph, keep: BoolArray) -> None:
-        """When only the channels in ``keep`` are left."""
-        self._keep, self._number = keep, np.cumsum(keep, dtype=np.int64) - 1
-        self.survivors = graph.survivors(keep)
+    def __init__(self, cut: Cut) -> None:
+        """When only the channels of the cut are left."""
+        self._keep, self._number = cut.keep, np.cumsum(cut.keep, dtype=np.int64) - 1
+        self.survivors = cut.survivors
 
     def renumbered(self, ids: IntArray) -> IntArray:
         """The new ids of channels that are all left."""

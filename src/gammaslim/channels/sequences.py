@@ -126,6 +126,22 @@ class Arrangement:
         balances = (replace(b, runs=tuple(map(number, b.runs))) for b in self.balances)
         return Arrangement(tuple(map(number, self.leaves)), self.steps, tuple(balances))
 
+    def objection(self, keep: BoolArray) -> str:
+        """Which layers would not keep equal shares."""
+        for balance in self.balances:
+            if not balance.allows(keep):
+                channel = balance.channels[~keep[balance.channels]][0]
+                return (
+                    "Layers whose outputs are shuffled and cut into equal parts must keep equal "
+                    f"shares; these do not, first removed channel {channel}. Let select choose, "
+                    "or follow graph.arrangement."
+                )
+        return ""
+
+    def settled(self, keep: BoolArray) -> BoolArray:
+        """``keep``: shares that are equal serve all they are for."""
+        return keep
+
     def survivors(self, keep: BoolArray) -> dict[bytes, IntArray]:
         """Per sequence, known by the bytes of its channel ids: what ``keep`` leaves, in order."""
         kept = run([leaf[(leaf < 0) | keep[leaf]] for leaf in self.leaves], self.steps)

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from gammaslim.channels.tables import TEXT_WIDTH
 from gammaslim.errors import GammaslimError
-from gammaslim.report.tables import TEXT_WIDTH, graph_report
 
 app = typer.Typer(
     help="Make convolutional networks narrower, and prove that nothing else changed.",
@@ -106,7 +106,7 @@ def inspect(
             exact,
             select_inputs=select_inputs,
         )
-        _console().print(graph_report(graph))
+        _console().print(graph)
 
 
 @app.command()

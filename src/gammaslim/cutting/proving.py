@@ -10,9 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.arrays import BoolArray
-from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.plan import Plan
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.cutting.constants import set_value, uniform_value
 from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, masked_state
 from gammaslim.cutting.undoing import Undo
@@ -40,25 +38,23 @@ class Proof:
     undo: Undo
 
 
-def cut(
+def prove(
     model: nn.Module,
-    graph: ChannelGraph,
-    plan: Plan,
-    keep: BoolArray,
+    cut: Cut,
     optimizers: Sequence[Optimizer] = (),
     *,
     verify: bool = True,
 ) -> Proof:
-    """Apply a plan that fits and leaves the channels in ``keep``, and prove it.
+    """Make a cut that has been checked, and prove it.
 
     Raises:
         TraceError: the network itself fails on the example inputs.
         VerificationError: the law does not hold; the network has been restored.
     """
-    named = cuts_by_tensor(plan)
+    named = cuts_by_tensor(cut.plan)
     shapes = {p: p.shape for name, p in model.named_parameters() if name in named}
     meta = on_meta(named_tensors(model))
-    task = _Task(model, graph, plan, keep, optimizers)
+    task = _Task(model, cut, optimizers)
     if meta or not verify:
         undo = task.apply({} if meta else task.constants())
         why = "weights are on the meta device" if meta else "verify=False"
@@ -82,23 +78,21 @@ class _Task:
     """What is to be cut, and how."""
 
     model: nn.Module
-    graph: ChannelGraph
-    plan: Plan
-    keep: BoolArray
+    cut: Cut
     optimizers: Sequence[Optimizer]
 
     @cached_property
     def masked(self) -> dict[str, Tensor]:
         """The tensors of the masked network that are not those of the network."""
-        return masked_state(self.model, self.graph, self.keep)
+        return masked_state(self.model, self.cut)
 
     @cached_property
     def expected(self) -> Evidence:
         """What the masked network gives."""
         try:
-            return reference(self.model, self.graph, self.keep, self.masked)
+            return reference(self.model, self.cut, self.masked)
         except Exception as error:  # any failure of the user's own code
-            example = describe(self.graph.example_inputs)
+            example = describe(self.cut.graph.example_inputs)
             raise TraceError(
                 f"The network fails on the example inputs {example} before any cut; its own error "
                 f"is {type(error).__name__}: {error}. Trace it again with inputs that it accepts, "
@@ -109,13 +103,13 @@ class _Task:
         """What layers that leave give in the masked network, per channel that is left."""
         return {
             path: uniform_value(path, outputs, remnant.dim)
-            for path, remnant in self.plan.remnants.items()
+            for path, remnant in self.cut.plan.remnants.items()
             if remnant.speaks and (outputs := self.expected.of(path))  # none where nobody reads it
         }
 
     def apply(self, constants: Mapping[str, Tensor]) -> Undo:
         """Cut, and put constants in the places of layers that leave."""
-        undo = apply_plan(self.model, self.plan, self.optimizers)
+        undo = apply_plan(self.model, self.cut.plan, self.optimizers)
         try:
             for path, value in constants.items():
                 set_value(self.model, path, value, undo)
@@ -131,7 +125,7 @@ def _cut_and_judge(task: _Task) -> tuple[Verdict, Undo]:
     Where a fixed tolerance is exceeded, what rounding alone does to the masked network is measured,
     in float64 if possible, and the comparison is made once more.
     """
-    model, graph, expected = task.model, task.graph, task.expected
+    model, graph, expected = task.model, task.cut.graph, task.expected
     constants = task.constants()
     noise: Noise | None = None
     while True:
@@ -146,7 +140,7 @@ def _cut_and_judge(task: _Task) -> tuple[Verdict, Undo]:
         undo()
         if noise or not np.isfinite(verdict.drift):
             return verdict, undo
-        expected, noise = rounding(model, graph, task.keep, task.masked)
+        expected, noise = rounding(model, task.cut, task.masked)
 
 
 def _verdict(

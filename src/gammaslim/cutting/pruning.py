@@ -12,22 +12,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut, cut_by
 from gammaslim.channels.plan import Plan
 from gammaslim.channels.records import Cost
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.cutting.calibration import Calibration, reestimate
 from gammaslim.cutting.folding import Folded, add_bias, fold
-from gammaslim.cutting.proving import Proof, cut
+from gammaslim.cutting.proving import Proof, prove
 from gammaslim.cutting.reading import Reading, has_constants, network_outputs, observe
 from gammaslim.cutting.remaining import Contributions, settle
 from gammaslim.cutting.surgery import check_optimizer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.cutting.verification import drift_between
 from gammaslim.cutting.wrappers import refuse_sharded, retire
-from gammaslim.errors import PlanError
 from gammaslim.network.modules import check_fresh, named_tensors, on_meta, unwrap
-from gammaslim.selecting.planning import changed_attributes
 
 
 class Follower(Protocol):
@@ -127,13 +125,13 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     """
     networks = [unwrap(each) for each in (model, ema) if each is not None]
     optimizers = _listed(optimizer)
-    keep = _checked(networks, graph, plan, optimizers)
+    cut = _checked(networks, graph, plan, optimizers)
     if handle is not None:
         handle.check_cut(graph)
-    done: list[_Cut] = []
+    done: list[_Pruning] = []
     try:
         for network, owners in zip(networks, (optimizers, ()), strict=False):
-            whole = _Cut(network, graph, plan, keep)
+            whole = _Pruning(network, cut)
             done.append(whole)
             whole.run(owners, verify=verify, folds=fold, calibration=calibration)
         _same_biases(done)
@@ -145,7 +143,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
         retire(network)
     outcome = done[0].outcome()
     if handle is not None:
-        handle.follow(outcome.graph, keep)
+        handle.follow(outcome.graph, cut.keep)
     return outcome
 
 
@@ -154,27 +152,22 @@ def _checked(
     graph: ChannelGraph,
     plan: Plan,
     optimizers: Sequence[Optimizer],
-) -> BoolArray:
-    """The channels to keep, if the plan fits the graph, and the graph the networks."""
+) -> Cut:
+    """The cut, if the plan fits the graph, and the graph the networks."""
     for network in networks:
         refuse_sharded(network)
         check_fresh(network, graph)
-    keep = graph.keep_mask(plan)
-    if changed_attributes(graph, keep) != dict(plan.attributes):
-        raise PlanError(
-            "The plan sets other size attributes than this graph asks for. Select a plan from "
-            "this graph."
-        )
+    cut = cut_by(graph, plan)
     for optimizer in optimizers:
         check_optimizer(networks[0], plan, optimizer)
-    return keep
+    return cut
 
 
-class _Cut:
+class _Pruning:
     """One network on its way through a cut: what has been done to it, and how to take it back."""
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, plan: Plan, keep: BoolArray) -> None:
-        self._model, self._graph, self._plan, self._keep = model, graph, plan, keep
+    def __init__(self, model: nn.Module, cut: Cut) -> None:
+        self._model, self._cut = model, cut
         self._undo = Undo()
         self._proof: Proof | None = None
         self._folded, self._change = Folded(), None
@@ -188,21 +181,21 @@ class _Cut:
         calibration: Iterable[Any] | None,
     ) -> None:
         """Look, cut, prove, fold, and look again."""
-        model, graph = self._model, self._graph
+        model, example = self._model, self._cut.graph.example_inputs
         data = None
         if calibration is not None:
-            data = Calibration(calibration, graph.example_inputs, _device(model))
+            data = Calibration(calibration, example, _device(model))
         folds = folds and not on_meta(named_tensors(model))
-        if not folds or not (data or has_constants(model, graph, self._keep)):
-            self._cut(optimizers, verify=verify)
+        if not folds or not (data or has_constants(model, self._cut)):
+            self._prove(optimizers, verify=verify)
             return
-        leaving = Contributions(model, graph, self._keep, means=data is not None)
-        batches = [graph.example_inputs] if data is None else data.batches("measuring means")
-        readings, skipped = observe(model, graph, self._keep, batches, leaving.looks)
+        leaving = Contributions(model, self._cut, means=data is not None)
+        batches = [example] if data is None else data.batches("measuring means")
+        readings, skipped = observe(model, self._cut, batches, leaving.looks)
         weights = {r.module: _weight(r).detach().clone() for r in readings}
-        expected = network_outputs(model, graph.example_inputs)
-        self._cut(optimizers, verify=verify)
-        before = _difference(expected, network_outputs(model, graph.example_inputs))
+        expected = network_outputs(model, example)
+        self._prove(optimizers, verify=verify)
+        before = _difference(expected, network_outputs(model, example))
         self._folded = fold(
             readings,
             constants_only=data is None,
@@ -215,7 +208,7 @@ class _Cut:
         if data is not None:
             restore = reestimate(model, data.batches("estimating BatchNorm statistics"))
             self._undo.steps.append(restore)
-        after = _difference(expected, network_outputs(model, graph.example_inputs))
+        after = _difference(expected, network_outputs(model, example))
         self._change = Change(before, after)
         _join_groups(self._folded.biases, optimizers, self._undo)
 
@@ -237,33 +230,32 @@ class _Cut:
     def outcome(self) -> Outcome:
         """What happened, for the user."""
         assert self._proof is not None  # noqa: S101 -- run has been called
-        before, after = self._graph.cost(), self._graph.cost_of(self._keep)
-        left = f", {len(self._plan.remnants)} layers left" if self._plan.remnants else ""
+        cut = self._cut
+        before, after = cut.graph.cost(), cut.cost
+        left = f", {len(cut.plan.remnants)} layers left" if cut.plan.remnants else ""
         folded = f"; {self._folded}" if self._folded.inputs else ""
         message = (
             f"{self._proof.message}, MACs {before.macs:,} -> {after.macs:,}, parameters "
             f"{before.params:,} -> {after.params:,}{left}{folded}."
         )
         return Outcome(
-            self._proof.drift, before, after, self._plan, message,
-            narrowed(self._graph, self._keep), self._folded, self._change,
+            self._proof.drift, before, after, cut.plan, message,
+            narrowed(cut), self._folded, self._change,
         )  # fmt: skip
 
-    def _cut(self, optimizers: Sequence[Optimizer], *, verify: bool) -> None:
-        self._proof = cut(
-            self._model, self._graph, self._plan, self._keep, optimizers, verify=verify
-        )
+    def _prove(self, optimizers: Sequence[Optimizer], *, verify: bool) -> None:
+        self._proof = prove(self._model, self._cut, optimizers, verify=verify)
         self._undo.steps.append(self._proof.undo)
 
     def _outputs(self, reading: Reading) -> IntArray:
         """Which of a layer's outputs are left, in the order of the cut network."""
-        ids = self._graph.sites.get((f"{reading.path}.weight", 0))
+        ids = self._cut.graph.sites.get((f"{reading.path}.weight", 0))
         if ids is None:
             return np.arange(_weight(reading).shape[0])
-        return self._graph.survivors(self._keep)(ids)
+        return self._cut.survivors(ids)
 
 
-def _same_biases(done: Sequence[_Cut]) -> None:
+def _same_biases(done: Sequence[_Pruning]) -> None:
     """Where one network was given a bias, so is its average: both have the same parameters."""
     for name in {name for whole in done for name in whole.added}:
         for whole in done:

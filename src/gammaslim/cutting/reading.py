@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gammaslim.arrays import BoolArray, IntArray, kept_mask
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.arrays import IntArray, kept_mask
+from gammaslim.channels.graph import Cut
 from gammaslim.errors import CalibrationError
 from gammaslim.network.calling import call_arguments, copied, output_tensors
 from gammaslim.network.layers import is_plain
@@ -68,9 +68,10 @@ class Reading:
         return means
 
 
-def has_constants(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> bool:
+def has_constants(model: nn.Module, cut: Cut) -> bool:
     """Whether some channel goes whose scales are all zero and one of whose shifts is not."""
-    silent, loud = graph.scored & ~keep, np.zeros(graph.num_channels, dtype=np.bool_)
+    graph = cut.graph
+    silent, loud = graph.scored & ~cut.keep, np.zeros(graph.num_channels, dtype=np.bool_)
     for name in graph.scales:
         ids = graph.sites[(name, 0)]
         values = model.get_parameter(name).detach().cpu().numpy() != 0
@@ -83,8 +84,7 @@ def has_constants(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> boo
 
 def observe(
     model: nn.Module,
-    graph: ChannelGraph,
-    keep: BoolArray,
+    cut: Cut,
     batches: Iterable[Any],
     looks: Mapping[str, Callable[[Tensor], None]],
 ) -> tuple[list[Reading], list[str]]:
@@ -95,7 +95,7 @@ def observe(
     Returns:
         One reading per layer that can be folded, and the names of those that cannot.
     """
-    readings, skipped = _readings(model, graph, keep)
+    readings, skipped = _readings(model, cut)
     if not readings and not looks:
         return [], skipped
 
@@ -110,7 +110,7 @@ def observe(
     hooks = [module.register_forward_hook(hook) for module, hook in given]
     with _hooked([*hooks, *(module.register_forward_pre_hook(read) for module in readings)]):
         _run_all(model, batches)
-    for module, norm in _sole_norms(model, graph.example_inputs, list(readings)).items():
+    for module, norm in _sole_norms(model, cut.graph.example_inputs, list(readings)).items():
         readings[module].norm = norm
     return list(readings.values()), skipped
 
@@ -125,17 +125,15 @@ def _run_all(model: nn.Module, batches: Iterable[Any]) -> None:
             ) from error
 
 
-def _readings(
-    model: nn.Module, graph: ChannelGraph, keep: BoolArray
-) -> tuple[dict[nn.Module, Reading], list[str]]:
+def _readings(model: nn.Module, cut: Cut) -> tuple[dict[nn.Module, Reading], list[str]]:
     readings: dict[nn.Module, Reading] = {}
     skipped: list[str] = []
-    leaving = graph.departures(keep).remnants
+    graph = cut.graph
     for module, path in first_paths(model).items():
-        if graph.flow.around(path) in leaving:
+        if graph.flow.around(path) in cut.leaving.remnants:
             continue
         name = f"{path}.weight" if path else "weight"
-        columns = _removed_columns(module, graph.sites.get((name, 1)), keep)
+        columns = _removed_columns(module, graph.sites.get((name, 1)), cut)
         if columns is None:
             continue
         if not is_plain(module):
@@ -146,11 +144,11 @@ def _readings(
     return readings, skipped
 
 
-def _removed_columns(module: nn.Module, ids: IntArray | None, keep: BoolArray) -> IntArray | None:
+def _removed_columns(module: nn.Module, ids: IntArray | None, cut: Cut) -> IntArray | None:
     """Indices among a layer's inputs that go while the layer stays; ``None`` if there are none."""
     if ids is None or isinstance(module, nn.Embedding):
         return None
-    gone = np.flatnonzero(~kept_mask(ids, keep))
+    gone = np.flatnonzero(~kept_mask(ids, cut.keep))
     groups = getattr(module, "groups", 1)
     if groups > 1:  # the same column of every group
         gone = (np.arange(groups)[:, None] * len(ids) + gone).ravel()

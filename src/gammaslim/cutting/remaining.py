@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gammaslim.arrays import BoolArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import Cut
 from gammaslim.cutting.constants import set_value
 from gammaslim.cutting.undoing import Undo
 from gammaslim.network.modules import named_tensors
@@ -39,9 +38,9 @@ class Given:
         return self._total / max(self._count, 1)
 
 
-def silent_part(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> BoolArray:
-    """All channels but those of groups that ``keep`` empties and whose scales are all zero."""
-    tensors = named_tensors(model)
+def silent_part(model: nn.Module, cut: Cut) -> Cut:
+    """All channels but those of groups that a cut empties and whose scales are all zero."""
+    graph, tensors = cut.graph, named_tensors(model)
     loud = np.zeros(graph.num_channels, dtype=np.bool_)
     for name in graph.scales:
         ids = graph.sites[(name, 0)]
@@ -50,9 +49,9 @@ def silent_part(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> BoolA
     silent = np.ones(graph.num_channels, dtype=np.bool_)
     for group in graph.groups:
         scored = group.channels[graph.scored[group.channels]]
-        if len(scored) and not (keep[group.channels].any() or loud[scored].any()):
+        if len(scored) and not (cut.keep[group.channels].any() or loud[scored].any()):
             silent[group.channels] = False
-    return silent
+    return Cut(graph, silent)
 
 
 class Contributions:
@@ -62,13 +61,11 @@ class Contributions:
     from the borders of an image.  Elsewhere its mean, if ``means``, or nothing.
     """
 
-    def __init__(
-        self, model: nn.Module, graph: ChannelGraph, keep: BoolArray, *, means: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, cut: Cut, *, means: bool) -> None:
         """Nothing has been looked at so far."""
-        told = {p: r for p, r in graph.departures(keep).remnants.items() if r.speaks}
-        fixed = graph.departures(silent_part(model, graph, keep)).remnants if told else {}
-        self._graph, self._keep, self._told, self._fixed = graph, keep, told, fixed
+        told = {p: r for p, r in cut.leaving.remnants.items() if r.speaks}
+        fixed = silent_part(model, cut).leaving.remnants if told else {}
+        self._cut, self._told, self._fixed = cut, told, fixed
         self._given = {p: Given(r.dim) for p, r in told.items() if means or p in fixed}
 
     @property
@@ -78,11 +75,11 @@ class Contributions:
 
     def values(self) -> dict[str, Tensor]:
         """Per layer that leaves, one value for each channel that is left."""
-        survivors = self._graph.survivors(self._keep)
+        layers = self._cut.graph.flow.layers
         found: dict[str, Tensor] = {}
         for path, given in self._given.items():
             value = given.middle if path in self._fixed else given.mean
-            left = torch.from_numpy(survivors(self._graph.flow.layers[path].channels))
+            left = torch.from_numpy(self._cut.survivors(layers[path].channels))
             if len(left) == self._told[path].width:
                 found[path] = value[left]
         return found

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.arrays import BoolArray, IntArray, Site, kept_mask
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.arrays import IntArray, Site, kept_mask
+from gammaslim.channels.graph import Cut
 from gammaslim.channels.plan import AttributeValue, Plan
 from gammaslim.cutting.constants import replace_layer
 from gammaslim.cutting.undoing import Undo
@@ -234,12 +234,12 @@ def _unclear(value: Any, tensor: Tensor) -> bool:
     return isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
 
 
-def masked_state(model: nn.Module, graph: ChannelGraph, keep: BoolArray) -> dict[str, Tensor]:
-    """Copies of the tensors that lose something, with all but the channels in ``keep`` zero."""
+def masked_state(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
+    """Copies of the tensors that lose something, with all but the channels that stay zero."""
     tensors = named_tensors(model)
     state: dict[str, Tensor] = {}
-    for (name, dim), ids in graph.sites.items():
-        gone = np.flatnonzero(~kept_mask(ids, keep))
+    for (name, dim), ids in cut.graph.sites.items():
+        gone = np.flatnonzero(~kept_mask(ids, cut.keep))
         if len(gone):
             masked = state.get(name)
             if masked is None:

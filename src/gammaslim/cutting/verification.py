@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from gammaslim.arrays import BoolArray, IntArray, kept_mask
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.arrays import IntArray, kept_mask
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.cutting.observing import OUTPUT, Key, Recounting, gathered, run_observed
 from gammaslim.network.calling import call_arguments, copied, doubled, map_tensors
 from gammaslim.network.fake_tensors import fake_copy, quiet_fake_tensors
@@ -73,8 +73,7 @@ class _Difference:
 
 def reference(
     model: nn.Module,
-    graph: ChannelGraph,
-    keep: BoolArray,
+    cut: Cut,
     masked: Mapping[str, Tensor],
     *,
     nudge: float = 0.0,
@@ -86,13 +85,13 @@ def reference(
     ``nudge`` multiplies inputs and weights by 1 + nudge · noise, to see what rounding does;
     ``double`` computes in float64.
     """
-    survivors, leaving = graph.survivors(keep), graph.departures(keep)
+    graph, leaving = cut.graph, cut.leaving
     recounts = {
         (r.operator, r.call): r
         for r in graph.recounts
-        if not any(_emptied(ids, keep) for dims in (*r.inputs, *r.outputs) for ids in dims or ())
+        if not any(_emptied(ids, cut) for dims in (*r.inputs, *r.outputs) for ids in dims or ())
     }
-    mode = Recounting(recounts, survivors) if recounts else contextlib.nullcontext()
+    mode = Recounting(recounts, cut.survivors) if recounts else contextlib.nullcontext()
     witnesses = {(w.module, w.call): w for w in graph.witnesses}
 
     def shrink(key: Key, output: Tensor) -> Tensor | None:
@@ -108,9 +107,9 @@ def reference(
             if key[0] != OUTPUT and (witness is None or witness.value in leaving.lost):
                 return None
             own = witness.dims if witness else ()
-        if any(_emptied(ids, keep) for ids in own):
+        if any(_emptied(ids, cut) for ids in own):
             return None
-        kept = gathered(output, own, survivors)
+        kept = gathered(output, own, cut.survivors)
         return copied(output) if kept is output else kept
 
     precise = _doubled if double else _as_it_is
@@ -121,8 +120,8 @@ def reference(
     return Evidence({key: value for key, value in seen.items() if value is not None})
 
 
-def _emptied(ids: IntArray | None, keep: BoolArray) -> bool:
-    return ids is not None and not kept_mask(ids, keep).any()
+def _emptied(ids: IntArray | None, cut: Cut) -> bool:
+    return ids is not None and not kept_mask(ids, cut.keep).any()
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,7 @@ class Noise:
     double: bool
 
 
-def rounding(
-    model: nn.Module, graph: ChannelGraph, keep: BoolArray, masked: Mapping[str, Tensor]
-) -> tuple[Evidence, Noise]:
+def rounding(model: nn.Module, cut: Cut, masked: Mapping[str, Tensor]) -> tuple[Evidence, Noise]:
     """The masked network once more, and how far rounding alone moves each compared output.
 
     Where attention saturates, float32 may flip a choice that float64 does not.  Where outputs
@@ -147,14 +144,14 @@ def rounding(
     """
     double = True
     try:
-        plain = reference(model, graph, keep, masked, double=True)
+        plain = reference(model, cut, masked, double=True)
     except Exception:  # noqa: BLE001 - any failure of the user's own code
         double = False
-        plain = reference(model, graph, keep, masked)
+        plain = reference(model, cut, masked)
     epsilon = max(
         (torch.finfo(t.dtype).eps for t in plain.seen.values() if t.is_floating_point()), default=0
     )
-    moved = reference(model, graph, keep, masked, nudge=epsilon, double=double)
+    moved = reference(model, cut, masked, nudge=epsilon, double=double)
     found = {key: drift_between(plain.seen[key], moved.seen[key]) for key in plain.seen}
     return plain, Noise({key: d for key, d in found.items() if np.isfinite(d)}, double)
 

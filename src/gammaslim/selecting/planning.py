@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from gammaslim.arrays import BoolArray, FloatArray
-from gammaslim.channels.departures import disposed
-from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.plan import AttributeValue, Plan
-from gammaslim.errors import PlanError, TargetError
+from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels.plan import Plan
+from gammaslim.errors import PlanError
 from gammaslim.selecting.limits import Limits
 from gammaslim.selecting.ranking import Scope, rank
-from gammaslim.selecting.targets import meet, one_target
+from gammaslim.selecting.targets import TARGETS, one_target
 from gammaslim.selecting.thresholds import gap_threshold
 
 
@@ -76,11 +75,10 @@ def select(  # noqa: PLR0913 -- the public surface: every option is keyword-only
             "threshold": threshold,
         }
     )
-    if scope not in get_args(Scope):
-        raise TargetError(f"scope={scope!r} was asked; known are 'global' and 'group'.")
-    limits = Limits(round_to, min_channels, max_remove)
-    ranking = rank(graph, scores, scope, limits)
-    return make_plan(graph, meet(graph, ranking, name, value))
+    ranking = rank(graph, scores, scope, Limits(round_to, min_channels, max_remove))
+    cut = TARGETS[name].meet(ranking, value)
+    cut.check()
+    return cut.plan
 
 
 def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
@@ -95,47 +93,6 @@ def make_plan(graph: ChannelGraph, keep: BoolArray) -> Plan:
             f"A plan was asked for a mask of shape {keep.shape}; this graph has "
             f"{graph.num_channels} channels. Pass one boolean per channel."
         )
-    leaving = graph.departures(keep)
-    inner, _ = disposed(graph, leaving.remnants)
-    if (frozen := np.flatnonzero(~keep & ~graph.prunable & ~inner)).size:
-        raise PlanError(
-            f"The mask removes {len(frozen)} frozen channels, first channel {frozen[0]}. Keep "
-            "those where graph.prunable is False; graph.frozen says why they are."
-        )
-    graph.check_cut(keep)
-    kept = graph.kept_sites(keep)
-    sizes = {site: len(graph.sites[site]) for site in kept}
-    return Plan(
-        kept,
-        sizes,
-        changed_attributes(graph, keep),
-        graph.kept_orders(keep),
-        graph.kept_inputs(keep),
-        leaving.remnants,
-    )
-
-
-def changed_attributes(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:
-    """New values of the numbers that follow a size; all places of one tuple are in the graph."""
-    leaving = graph.departures(keep)
-    before = _attribute_values(graph, np.ones(graph.num_channels, dtype=np.bool_))
-    after = _attribute_values(graph, leaving.shape)
-    return {
-        name: value
-        for name, value in after.items()
-        if value != before[name] and not leaving.owns(name)
-    }
-
-
-def _attribute_values(graph: ChannelGraph, keep: BoolArray) -> dict[str, AttributeValue]:
-    plain: dict[str, AttributeValue] = {}
-    places: dict[str, dict[int, int]] = {}
-    for attribute in graph.attributes:
-        if attribute.position is None:
-            plain[attribute.name] = attribute.value(keep)
-        else:
-            places.setdefault(attribute.name, {})[attribute.position] = attribute.value(keep)
-    tuples = {
-        name: tuple(values[place] for place in sorted(values)) for name, values in places.items()
-    }
-    return {**plain, **tuples}
+    cut = Cut(graph, keep)
+    cut.check()
+    return cut.plan

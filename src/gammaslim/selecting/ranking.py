@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gammaslim.arrays import BoolArray, FloatArray, IntArray
-from gammaslim.channels.departures import may_be_empty
-from gammaslim.channels.graph import ChannelGraph
-from gammaslim.errors import NothingToPruneError, ScoreError
+from gammaslim.arrays import FloatArray, IntArray
+from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.errors import NothingToPruneError, ScoreError, TargetError
 from gammaslim.selecting.chains import Chain, chain_of
 from gammaslim.selecting.limits import Limits
 
@@ -29,12 +26,13 @@ class Ranking:
     widths that are allowed.  Per channel that may go without others: its ``channels`` id, its
     ``groups`` index, and in which of the group's ``blocks`` it is, of which 0 goes first.
     ``chains`` count as further groups, numbered from ``plain`` on, and the steps between two of
-    their ``stops`` as blocks.  ``coarse``: blocks may be of several channels (``round_to``).  Per
+    their ``stops`` as blocks, which may be of up to ``largest_block`` channels (``round_to``).  Per
     block, of all groups together in the order in which they go: the group ``asked``, and in
-    ``scores`` what a threshold must reach.  ``finish`` makes a keep
-    mask whole: what serves nothing any more goes along.
+    ``thresholds`` what a threshold must reach.  ``scores`` are those of all channels of ``graph``.
     """
 
+    graph: ChannelGraph
+    scores: FloatArray
     channels: IntArray
     groups: IntArray
     blocks: IntArray
@@ -42,30 +40,39 @@ class Ranking:
     chains: tuple[Chain, ...]
     stops: tuple[IntArray, ...]
     asked: IntArray
-    scores: FloatArray
-    num_channels: int
-    coarse: bool
-    finish: Callable[[BoolArray], BoolArray]
+    thresholds: FloatArray
+    largest_block: int
 
     def __len__(self) -> int:
         """How many blocks may go in all."""
         return len(self.asked)
 
-    def after(self, count: int) -> BoolArray:
-        """The keep mask once the first ``count`` blocks are gone."""
+    def after(self, count: int) -> Cut:
+        """The cut once the first ``count`` blocks are gone."""
         return self.without(self.wanted(self.asked[:count]))
 
     def wanted(self, asked: IntArray) -> IntArray:
         """How many blocks each group loses if it loses one for each time it is ``asked``."""
         return np.bincount(asked, minlength=self.plain + len(self.chains)).astype(np.int64)
 
-    def without(self, wanted: IntArray) -> BoolArray:
-        """The keep mask if each group has lost its first ``wanted`` blocks."""
-        keep = np.ones(self.num_channels, dtype=np.bool_)
+    def without(self, wanted: IntArray) -> Cut:
+        """The cut if each group has lost its first ``wanted`` blocks, and what serves nothing then.
+
+        Two branches of which one may go do not both go: the one with the higher score comes back.
+        """
+        graph, values = self.graph, self.scores
+        keep = np.ones(graph.num_channels, dtype=np.bool_)
         keep[self.channels[self.blocks < wanted[self.groups]]] = False
         for chain, stops, blocks in zip(self.chains, self.stops, wanted[self.plain :], strict=True):
             keep[chain.removed(int(stops[blocks]))] = False
-        return self.finish(keep)
+        while True:
+            whole = Cut(graph, keep).settled
+            stuck = [g for g in whole.leaving.stuck if graph.scored[g.channels].any()]
+            if not stuck:
+                return whole
+            known = [g.channels[graph.scored[g.channels]] for g in stuck]
+            best = max(known, key=lambda ids: float(values[ids].max()))
+            keep[best[np.argsort(values[best], kind="stable")[-self.largest_block :]]] = True
 
 
 def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) -> Ranking:
@@ -74,9 +81,12 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
     In ``"group"`` scope the lowest share of its group goes first.
 
     Raises:
+        TargetError: the scope is unknown.
         ScoreError: the scores do not belong to this graph, or are NaN where a choice is due.
         NothingToPruneError: no prunable channel holds a scale.
     """
+    if scope not in get_args(Scope):
+        raise TargetError(f"scope={scope!r} was asked; known are 'global' and 'group'.")
     values = checked_scores(graph, scores)
     free = graph.prunable & graph.scored
     balances = [b for b in graph.arrangement.balances if free[b.channels].any()]
@@ -91,6 +101,8 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
     asked = asked.astype(np.int64)
     order = np.lexsort((asked, shares, means) if scope == "global" else (asked, means, shares))
     return Ranking(
+        graph=graph,
+        scores=values,
         channels=channels,
         groups=groups,
         blocks=blocks,
@@ -98,27 +110,9 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
         chains=chains,
         stops=stops,
         asked=asked[order],
-        scores=largest[order],
-        num_channels=graph.num_channels,
-        coarse=limits.round_to > 1,
-        finish=partial(_finished, graph, values, limits.round_to),
+        thresholds=largest[order],
+        largest_block=limits.round_to,
     )
-
-
-def _finished(graph: ChannelGraph, values: FloatArray, block: int, keep: BoolArray) -> BoolArray:
-    """``keep`` without what serves nothing; groups that cannot all do without channels get some.
-
-    Two branches of which one may go do not both go: the one with the higher score comes back.
-    """
-    keep = keep.copy()
-    while True:
-        whole = graph.settled(keep)
-        stuck = [g for g in graph.departures(whole).stuck if graph.scored[g.channels].any()]
-        if not stuck:
-            return whole
-        known = [g.channels[graph.scored[g.channels]] for g in stuck]
-        best = max(known, key=lambda ids: float(values[ids].max()))
-        keep[best[np.argsort(values[best], kind="stable")[-block:]]] = True
 
 
 _Blocks = tuple[NDArray[np.int64], FloatArray, FloatArray, FloatArray]
@@ -131,7 +125,9 @@ def _single(
     """Channels that may go one by one: their ids, groups and blocks, and those blocks."""
     channels, groups = _candidates(graph)
     widths = np.array([group.width for group in graph.groups], dtype=np.int64)
-    empty = np.zeros(len(widths), dtype=np.bool_) if limits.min_channels else may_be_empty(graph)
+    empty = np.zeros(len(widths), dtype=np.bool_)
+    if limits.min_channels == 0:
+        empty = graph.dead_layers.may_be_empty()
     counts = np.bincount(groups, minlength=len(widths)).astype(np.int64)
     # Places within each group: sort by (group, score, id), count from each group's start.
     inner = np.lexsort((channels, values[channels], groups))

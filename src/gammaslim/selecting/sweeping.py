@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict, Unpack, cast, get_args
+from typing import TypedDict, Unpack, cast
 
 import numpy as np
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from gammaslim.arrays import BoolArray, FloatArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.arrays import FloatArray
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.records import Cost, Group
+from gammaslim.channels.tables import plain_text, short_count
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import Limits
-from gammaslim.selecting.planning import select
 from gammaslim.selecting.ranking import Ranking, Scope, checked_scores, rank
+from gammaslim.selecting.targets import TARGETS
 
-Target = Literal["remove_channels", "keep_macs", "keep_params", "threshold"]
-
-TARGETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class LimitOptions(TypedDict, total=False):
@@ -55,26 +58,52 @@ class Sweep:
     loses all of its candidates, and ``first_to_die`` the group that would be the first.
     """
 
-    by: Target
+    by: str
     full: Cost
     rows: tuple[SweepRow, ...]
     unreachable: tuple[float, ...]
     safe_threshold: float
     first_to_die: str
 
-    def __str__(self) -> str:
-        """One table row per target."""
-        from gammaslim.report.tables import sweep_text
+    def __rich__(self) -> RenderableType:
+        """One row per target: what is left of the cost, and of the group left with least."""
+        title = f"What each {self.by} would leave"
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for heading in (self.by, "MACs", "left", "parameters", "left"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("thinnest group", overflow="fold")
+        table.add_column("width", justify="right", no_wrap=True)
+        table.add_column("at floor", justify="right", no_wrap=True)
+        for row in self.rows:
+            texts = (
+                f"{row.target:g}",
+                short_count(row.cost.macs),
+                f"{row.cost.macs / max(self.full.macs, 1):.1%}",
+                short_count(row.cost.params),
+                f"{row.cost.params / max(self.full.params, 1):.1%}",
+                row.thinnest,
+                f"{row.left} of {row.width}",
+                str(row.at_floor),
+            )
+            table.add_row(*map(Text, texts))
+        safe = f"No group loses all its channels up to a threshold of {self.safe_threshold:.4g}; "
+        lines = [safe + f"{self.first_to_die} would be the first."]
+        if self.unreachable:
+            beyond = ", ".join(f"{target:g}" for target in self.unreachable)
+            lines.append(f"Out of reach of the limits: {beyond}.")
+        return Lines(table, Text("\n".join(lines)))
 
-        return sweep_text(self)
+    def __str__(self) -> str:
+        """The table as plain text, and below which threshold no group dies."""
+        return plain_text(self)
 
 
 def sweep(
     graph: ChannelGraph,
     scores: FloatArray,
     *,
-    by: Target = "remove_channels",
-    targets: Sequence[float] = TARGETS,
+    by: str = "remove_channels",
+    targets: Sequence[float] = SHARES,
     **limits: Unpack[LimitOptions],
 ) -> Sweep:
     """What :func:`gammaslim.select` would leave for each of several targets; nothing is cut.
@@ -93,28 +122,22 @@ def sweep(
         ScoreError: the scores do not belong to this graph, or are NaN where a choice is due.
         NothingToPruneError: no prunable channel holds a scale.
     """
-    if by not in get_args(Target):
-        known = ", ".join(map(repr, get_args(Target)))
-        raise TargetError(f"by={by!r} was asked; known are {known}.")
+    if by not in TARGETS:
+        raise TargetError(f"by={by!r} was asked; known are {', '.join(map(repr, TARGETS))}.")
+    for target in targets:
+        TARGETS[by].check(by, target)
     safe, first = _safe_threshold(graph, checked_scores(graph, scores))
-    least = _narrowest(graph, scores, limits)
-    full = graph.cost()
+    ranking = ranked(graph, scores, limits)
     rows: list[SweepRow] = []
     unreachable: list[float] = []
     for target in targets:
         try:
-            plan = select(graph, scores, **{by: target}, **limits)  # pyright: ignore[reportArgumentType]
+            cut = TARGETS[by].meet(ranking, target)
         except UnreachableError:
             unreachable.append(target)
         else:
-            rows.append(_row(graph, target, graph.keep_mask(plan), least))
-    return Sweep(by, full, tuple(rows), tuple(unreachable), safe, first)
-
-
-def _narrowest(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> BoolArray:
-    """The keep mask with every group as narrow as limits allow."""
-    ranking = ranked(graph, scores, limits)
-    return ranking.after(len(ranking))
+            rows.append(_row(ranking, target, cut))
+    return Sweep(by, graph.cost(), tuple(rows), tuple(unreachable), safe, first)
 
 
 def ranked(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> Ranking:
@@ -124,16 +147,16 @@ def ranked(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> Ran
     return rank(graph, scores, scope, Limits(**options))  # pyright: ignore[reportArgumentType]
 
 
-def _row(graph: ChannelGraph, target: float, keep: BoolArray, least: BoolArray) -> SweepRow:
-    groups = _ranked_groups(graph)
-    left = [int(np.count_nonzero(keep[group.channels])) for group in groups]
-    floors = [int(np.count_nonzero(least[group.channels])) for group in groups]
+def _row(ranking: Ranking, target: float, cut: Cut) -> SweepRow:
+    groups, least = _ranked_groups(ranking.graph), ranking.after(len(ranking))
+    left = [int(np.count_nonzero(cut.keep[group.channels])) for group in groups]
+    floors = [int(np.count_nonzero(least.keep[group.channels])) for group in groups]
     at_floor = sum(
         kept == floor < group.width for group, kept, floor in zip(groups, left, floors, strict=True)
     )
     thin = min(range(len(groups)), key=lambda i: left[i] / groups[i].width)
     name, width = groups[thin].name, groups[thin].width
-    return SweepRow(target, graph.cost_of(keep), name, left[thin], width, at_floor)
+    return SweepRow(target, cut.cost, name, left[thin], width, at_floor)
 
 
 def _ranked_groups(graph: ChannelGraph) -> list[Group]:

@@ -1,113 +1,120 @@
-"""Targets: how far down the ranking a selection has to go."""
+"""Targets: how far down the ranking a selection has to go; each is one entry of one table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from gammaslim.arrays import BoolArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import Cut
+from gammaslim.channels.records import Cost
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import check_share
 from gammaslim.selecting.ranking import Ranking
 
-Met = Callable[[BoolArray], bool]
+Met = Callable[[Cut], bool]
 
 
-def one_target(targets: dict[str, float | None]) -> tuple[str, float]:
+@dataclass(frozen=True)
+class Target:
+    """What :func:`gammaslim.select` can be asked for by name.
+
+    ``check`` takes the name and the value and refuses what makes no sense; ``meet`` gives the cut
+    that meets the value with the fewest blocks, or refuses with the closest value that can be met.
+    """
+
+    check: Callable[[str, float], None]
+    meet: Callable[[Ranking, float], Cut]
+
+
+def one_target(given: Mapping[str, float | None]) -> tuple[str, float]:
     """The one target that was given, by name.
 
     Raises:
-        TargetError: none or several were, or its value is out of range.
+        TargetError: none or several were, one is unknown, or its value is out of range.
     """
-    given = {name: value for name, value in targets.items() if value is not None}
-    if len(given) != 1:
-        found = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
-        raise TargetError(f"Exactly one of {', '.join(targets)} is needed; found {found}.")
-    name, value = next(iter(given.items()))
-    if name != "threshold":
-        check_share(name, value)
-    elif not isinstance(value, int | float | np.number) or math.isnan(value):
-        raise TargetError(
-            f"threshold={value!r} was asked; it must be a number to compare scores with, or 'gap'."
-        )
+    asked = {name: value for name, value in given.items() if value is not None}
+    if len(asked) != 1 or not asked.keys() <= TARGETS.keys():
+        found = ", ".join(f"{name}={value!r}" for name, value in asked.items()) or "none"
+        raise TargetError(f"Exactly one of {', '.join(TARGETS)} is needed; found {found}.")
+    name, value = next(iter(asked.items()))
+    TARGETS[name].check(name, value)
     return name, value
 
 
-def meet(graph: ChannelGraph, ranking: Ranking, name: str, value: float) -> BoolArray:
-    """The keep mask that meets a target with the fewest blocks, less those it can do without.
-
-    Raises:
-        TargetError: floors, caps and frozen channels put it out of reach; the text names the
-            closest reachable value.
-    """
-    return _MEET[name](graph, ranking, value)
-
-
-def _remove_channels(graph: ChannelGraph, ranking: Ranking, ratio: float) -> BoolArray:
+def _remove_channels(ranking: Ranking, share: float) -> Cut:
+    graph = ranking.graph
     total = int(np.count_nonzero(graph.prunable & graph.scored))
-    wanted = round(ratio * total)
+    wanted = round(share * total)
 
-    def removed(keep: BoolArray) -> int:
-        return int(np.count_nonzero(~keep & graph.scored))
+    def removed(cut: Cut) -> int:
+        return int(np.count_nonzero(~cut.keep & graph.scored))
 
-    most = removed(ranking.after(len(ranking)))
-    if most < wanted:
+    most = ranking.after(len(ranking))
+    if removed(most) < wanted:
         # Rounded so that asking for the number in the text works.
-        _unreachable("remove_channels", ratio, math.floor(1000 * most / total) / 1000)
-    return _fewest(ranking, lambda keep: removed(keep) >= wanted)
+        _unreachable("remove_channels", share, math.floor(1000 * removed(most) / total) / 1000)
+    return _fewest(ranking, most, lambda cut: removed(cut) >= wanted)
 
 
-def _keep_macs(graph: ChannelGraph, ranking: Ranking, ratio: float) -> BoolArray:
-    return _keep_cost(ranking, "keep_macs", ratio, lambda keep: graph.cost_of(keep).macs)
+def _keep_macs(ranking: Ranking, share: float) -> Cut:
+    return _keep_cost(ranking, "keep_macs", share, lambda cost: cost.macs)
 
 
-def _keep_params(graph: ChannelGraph, ranking: Ranking, ratio: float) -> BoolArray:
-    return _keep_cost(ranking, "keep_params", ratio, lambda keep: graph.cost_of(keep).params)
+def _keep_params(ranking: Ranking, share: float) -> Cut:
+    return _keep_cost(ranking, "keep_params", share, lambda cost: cost.params)
 
 
-def _keep_cost(
-    ranking: Ranking, name: str, ratio: float, cost: Callable[[BoolArray], int]
-) -> BoolArray:
+def _keep_cost(ranking: Ranking, name: str, share: float, of: Callable[[Cost], int]) -> Cut:
     # A network without any work costs 0 of 0. Dividing rounds 344 of 1000 to what 0.344 reads as,
     # so that a share equal to the target meets it; multiplying would not.
-    total = max(cost(ranking.after(0)), 1)
-    least = cost(ranking.after(len(ranking)))
-    if least / total > ratio:
-        _unreachable(name, ratio, math.ceil(1000 * least / total) / 1000)
-    return _fewest(ranking, lambda keep: cost(keep) / total <= ratio)
+    whole, most = ranking.after(0), ranking.after(len(ranking))
+    total = max(of(whole.cost), 1)
+    least = of(most.cost) / total
+    if least > share:
+        _unreachable(name, share, math.ceil(1000 * least) / 1000)
+    return _fewest(ranking, most, lambda cut: of(cut.cost) / total <= share)
 
 
-def _threshold(graph: ChannelGraph, ranking: Ranking, value: float) -> BoolArray:  # noqa: ARG001
-    return ranking.without(ranking.wanted(ranking.asked[ranking.scores <= value]))
+def _threshold(ranking: Ranking, value: float) -> Cut:
+    return ranking.without(ranking.wanted(ranking.asked[ranking.thresholds <= value]))
 
 
-_MEET: dict[str, Callable[[ChannelGraph, Ranking, float], BoolArray]] = {
-    "remove_channels": _remove_channels,
-    "keep_macs": _keep_macs,
-    "keep_params": _keep_params,
-    "threshold": _threshold,
+def _check_threshold(name: str, value: object) -> None:
+    if not isinstance(value, int | float | np.number) or math.isnan(value):
+        raise TargetError(
+            f"{name}={value!r} was asked; it must be a number to compare scores with, or 'gap'."
+        )
+
+
+TARGETS: dict[str, Target] = {
+    "remove_channels": Target(check_share, _remove_channels),
+    "keep_macs": Target(check_share, _keep_macs),
+    "keep_params": Target(check_share, _keep_params),
+    "threshold": Target(_check_threshold, _threshold),
 }
+"""Every target by the name of its argument of :func:`gammaslim.select`."""
 
 
-def _fewest(ranking: Ranking, met: Met) -> BoolArray:
-    """The keep mask after the fewest blocks that meet the target; all of them do.
+def _fewest(ranking: Ranking, most: Cut, met: Met) -> Cut:
+    """The cut after the fewest blocks that meet the target; ``most``, that after all, does.
 
     Bisection: no group gets wider from ``count`` to ``count + 1``, so a target once met stays met.
     """
-    low, high = 0, len(ranking)
+    low, high, found = 0, len(ranking), most
     while low < high:
         middle = (low + high) // 2
-        if met(ranking.after(middle)):
-            high = middle
+        cut = ranking.after(middle)
+        if met(cut):
+            high, found = middle, cut
         else:
             low = middle + 1
-    return _given_back(ranking, low, met) if ranking.coarse else ranking.after(low)
+    return found if ranking.largest_block == 1 else _given_back(ranking, high, found, met)
 
 
-def _given_back(ranking: Ranking, count: int, met: Met) -> BoolArray:
+def _given_back(ranking: Ranking, count: int, found: Cut, met: Met) -> Cut:
     """The first ``count`` blocks less those that the target can do without, the highest first.
 
     Blocks differ in what they save, so the last one may have made others superfluous.  A group
@@ -119,10 +126,13 @@ def _given_back(ranking: Ranking, count: int, met: Met) -> BoolArray:
         if group in done:
             continue
         wanted[group] -= 1
-        if not met(ranking.without(wanted)):
+        cut = ranking.without(wanted)
+        if met(cut):
+            found = cut
+        else:
             wanted[group] += 1
             done.add(group)
-    return ranking.without(wanted)
+    return found
 
 
 def _unreachable(name: str, asked: float, closest: float) -> None:

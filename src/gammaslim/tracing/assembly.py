@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from gammaslim.arrays import FIXED, BoolArray, IntArray, Site
-from gammaslim.channels.departures import owner
+from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, owner
 from gammaslim.channels.flow import Call, Flow, Layer
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.input_selections import InputSelections

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from gammaslim.arrays import BoolArray, FloatArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.errors import TargetError
 from gammaslim.penalties.budget import Budget
-from gammaslim.selecting.planning import select
+from gammaslim.selecting.limits import Limits
+from gammaslim.selecting.ranking import rank
+from gammaslim.selecting.targets import TARGETS
 
 _FIRST = 1e-30
 """What scores are multiplied with that lie above the band: they go before all others."""
@@ -45,7 +46,7 @@ def uniform_ratio(budget: Budget, graph: ChannelGraph, share: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(12):  # to a quarter of a thousandth
         middle = (low + high) / 2
-        if getattr(graph.cost_of(_narrowed(graph, middle)), kind) > share * full:
+        if getattr(Cut(graph, _narrowed(graph, middle)).cost, kind) > share * full:
             high = middle
         else:
             low = middle
@@ -79,13 +80,7 @@ def _selected(
     floor: float,
 ) -> BoolArray:
     name, share = target
-    asked: dict[str, Any] = {name: 1 - share if name == "remove_channels" else share}
-    plan = select(
-        graph,
-        scores,
-        min_channels=budget.min_channels,
-        max_remove=min(budget.max_remove, 1 - floor),
-        round_to=budget.round_to,
-        **asked,
-    )
-    return graph.keep_mask(plan)
+    least = min(budget.max_remove, 1 - floor)
+    limits = Limits(budget.round_to, budget.min_channels, least)
+    ranking = rank(graph, scores, "global", limits)
+    return TARGETS[name].meet(ranking, 1 - share if name == "remove_channels" else share).keep

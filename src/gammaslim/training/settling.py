@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gammaslim.arrays import BoolArray, FloatArray, IntArray
 from gammaslim.channels.costs import CostKind, channel_costs
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.plan import Plan
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties.base import Scales
@@ -124,7 +124,7 @@ class Settling:
             )
         keep = np.ones(self._graph.num_channels, dtype=np.bool_)
         keep[self._numbers[self.chosen.bool().cpu().numpy()]] = False
-        return make_plan(self._graph, self._graph.settled(keep))
+        return make_plan(self._graph, Cut(self._graph, keep).settled.keep)
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of what it has learnt."""

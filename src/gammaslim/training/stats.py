@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.training.flat_vector import Layout
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -63,7 +63,7 @@ def watch(graph: ChannelGraph, layout: Layout, step: int, strength: float | None
     free = np.bincount(atlas.channels[atlas.free], minlength=len(atlas.numbers)) > 0
     keep = np.ones(graph.num_channels, dtype=np.bool_)
     keep[atlas.numbers[free & ~present]] = False
-    full, left = graph.cost(), graph.cost_of(keep)
+    full, left = graph.cost(), Cut(graph, keep).cost
     points = np.quantile(scales, QUANTILES).tolist()
     return Stats(
         step=step,
