@@ -25,13 +25,13 @@ def described(graph, sites):
     return {site: partition(graph.sites[site], number) for site in sites}
 
 
-@pytest.mark.parametrize("case", ZOO, ids=NAMES)
 def free(graph, site):
     """Which indices of a site may go."""
     ids = graph.sites[site]
     return (ids >= 0) & graph.prunable[np.maximum(ids, 0)]
 
 
+@pytest.mark.parametrize("case", ZOO, ids=NAMES)
 def test_narrowed_is_traced(case):
     model, inputs = case.model(), case.inputs()
     graph = gs.trace(model, inputs)

@@ -29,17 +29,11 @@ LAYERS = (
 )
 """Lowest first: a file imports from its own layer and those before it, also inside functions."""
 
-UPWARD = {
-    ("gammaslim.channels.graph", "gammaslim.report.tables"),
-    ("gammaslim.selecting.sweeping", "gammaslim.report.tables"),
-}
-"""Imports against that order that are still to go."""
-
 NO_MORE_THAN = {
     "largest_folder": 16,
-    "longest_chain": 17,
-    "in_cycles": 9,
-    "graph_and_keep": 35,
+    "longest_chain": 16,
+    "in_cycles": 0,
+    "graph_and_keep": 4,
     "called_once": 0.245,
 }
 """Figures of the whole, as low as they have come: lower them when they fall, never raise them."""
@@ -126,7 +120,7 @@ def test_imports_go_one_way():
         for other in others
         if layer_of(other) > layer_of(name) and layer_of(name) < len(LAYERS) - 1
     }
-    assert upward == UPWARD
+    assert not upward
 
 
 def test_imports_are_absolute():
