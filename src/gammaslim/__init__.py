@@ -4,6 +4,7 @@ The pipeline is ``trace → train with a penalty → scores → select → prune
 makes a frozen record for the next.
 """
 
+from gammaslim import schedules
 from gammaslim.channels.costs import channel_costs
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
@@ -40,7 +41,6 @@ from gammaslim.penalties import (
     Scales,
     Shrinkage,
     cost_weighted,
-    schedules,
 )
 from gammaslim.rules.user import OperatorCall, rule
 from gammaslim.selecting.planning import select

@@ -10,6 +10,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Site = tuple[str, int]
 
+Windows = tuple[tuple[int, int, int], ...]
+"""Per spatial dimension the extent of a convolution's kernel, its stride, and all its padding."""
+
 FIXED = -1
 """Stands in a channel-id array for an index that can never go (padding, input, kernel size)."""
 

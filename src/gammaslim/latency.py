@@ -93,7 +93,7 @@ def channel_latencies(
             "least one turn are needed."
         )
     model = unwrap(model)
-    check_fresh(model, graph)
+    check_fresh(model, graph.shapes)
     alone, bound = _by_itself(graph)
     latencies = np.zeros(graph.num_channels)
     groups = track(alone, "timing groups", transient=True, disable=not progress)
@@ -181,7 +181,7 @@ def select_latency(
             "up to 1 and at least one turn are needed."
         )
     model = unwrap(model)
-    check_fresh(model, graph)
+    check_fresh(model, graph.shapes)
     ranking = ranked(graph, scores, limits)
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("timing candidates", total=len(ranking).bit_length() + 1)

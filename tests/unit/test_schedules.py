@@ -5,7 +5,7 @@ import torch
 
 import gammaslim as gs
 from gammaslim.errors import PenaltyError
-from gammaslim.penalties.schedules import After, Constant, Cosine, Linear, Warmup, length_of
+from gammaslim.schedules import After, Constant, Cosine, Linear, Warmup, length_of
 from tests.unit.handmade import INNER, WIDTH, fill_gradients, residual_graph, residual_net
 
 

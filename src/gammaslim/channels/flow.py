@@ -14,13 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gammaslim.arrays import BoolArray, IntArray, kept_count
+from gammaslim.arrays import BoolArray, IntArray, Windows, kept_count
 
 WORLD = 0
 """The value that stands for the network's inputs and all else that nobody could follow."""
-
-Windows = tuple[tuple[int, int, int], ...]
-"""Per spatial dimension the extent of a convolution's kernel, its stride, and all its padding."""
 
 
 @dataclass(frozen=True)

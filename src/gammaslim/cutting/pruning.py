@@ -156,7 +156,7 @@ def _checked(
     """The cut, if the plan fits the graph, and the graph the networks."""
     for network in networks:
         refuse_sharded(network)
-        check_fresh(network, graph)
+        check_fresh(network, graph.shapes)
     cut = cut_by(graph, plan)
     for optimizer in optimizers:
         check_optimizer(networks[0], plan, optimizer)

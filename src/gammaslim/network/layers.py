@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gammaslim.channels.flow import Windows
+from gammaslim.arrays import Windows
 from gammaslim.network.modules import INPUT_INDEX, NORM_BASE, every_module
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import StaleGraphError, TraceError
 from gammaslim.network.source_lines import caller_of
 
@@ -226,17 +225,17 @@ def _refill(present: Any, contents: Any) -> None:
     (present.extend if isinstance(present, list) else present.update)(contents)
 
 
-def check_fresh(model: nn.Module, graph: ChannelGraph) -> None:
-    """Refuse a graph whose tensors no longer have the shapes they had when it was traced.
+def check_fresh(model: nn.Module, traced: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a network whose tensors no longer have the shapes that they had when it was traced.
 
     Raises:
         StaleGraphError: naming the first tensor that differs.
     """
-    shapes = tensor_shapes(model)
-    for name in (*graph.shapes, *shapes):
-        traced, present = graph.shapes.get(name), shapes.get(name)
-        if traced != present:
+    present = tensor_shapes(model)
+    for name in (*traced, *present):
+        before, now = traced.get(name), present.get(name)
+        if before != now:
             raise StaleGraphError(
-                f"{name!r} had shape {traced} when the graph was traced and has {present} now. "
+                f"{name!r} had shape {before} when the graph was traced and has {now} now. "
                 "Trace the network again after every cut, and use each graph with its own network."
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gammaslim.errors import PenaltyError
-from gammaslim.penalties.schedules import Strength
+from gammaslim.schedules import Strength
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties.base import Penalty, Scales, check_number
-from gammaslim.penalties.schedules import Strength, check_strength
+from gammaslim.schedules import Strength, check_strength
 
 
 @final

@@ -8,7 +8,7 @@ from typing import final
 from torch import Tensor
 
 from gammaslim.penalties.base import Penalty, Scales, check_number
-from gammaslim.penalties.schedules import Strength, check_strength
+from gammaslim.schedules import Strength, check_strength
 
 
 @final

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gammaslim.penalties.base import Scales, Shrinkage, tiny
-from gammaslim.penalties.schedules import Strength, check_strength
+from gammaslim.schedules import Strength, check_strength
 
 
 @final

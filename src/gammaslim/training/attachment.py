@@ -17,7 +17,7 @@ from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
 from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
-from gammaslim.penalties.schedules import strength_at
+from gammaslim.schedules import strength_at
 from gammaslim.training.flat_vector import Atlas, Layout, multiply_copies, owning
 from gammaslim.training.forecasting import Forecast, Rates, forecast
 from gammaslim.training.settling import Settling

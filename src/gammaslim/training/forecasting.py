@@ -15,7 +15,7 @@ from gammaslim.arrays import FloatArray
 from gammaslim.errors import PenaltyError
 from gammaslim.network.sharding import local
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Scales, Shrinkage
-from gammaslim.penalties.schedules import length_of, strength_at
+from gammaslim.schedules import length_of, strength_at
 from gammaslim.training.flat_vector import Layout
 
 Rates = float | Sequence[float] | Callable[[int], float]
