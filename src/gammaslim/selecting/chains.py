@@ -39,6 +39,19 @@ class Chain:
         """
         return self.channels[self.ranks < self.gone[steps][self.runs]]
 
+    def blocks(self, stops: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Per stretch between two stops: how much is gone half-way, mean and largest score.
+
+        Steps that remove no score do not count for the mean.
+        """
+        pairs = list(pairwise(stops.tolist()))
+        width = self.widths[:, 0]
+        shares = [1 - (width[a] + width[b]) / (2 * width[0]) for a, b in pairs]
+        known = [own[own > -np.inf] for own in (self.means[a:b] for a, b in pairs)]
+        means = [float(own.mean()) if len(own) else -np.inf for own in known]
+        largest = [self.largest[b - 1] for _, b in pairs]
+        return np.array(shares), np.array(means), np.array(largest)
+
 
 def chain_of(balance: Balance, scores: FloatArray, scored: BoolArray) -> Chain:
     """The chain of a balance; channels without a score go along in the order of their ids."""
@@ -48,16 +61,13 @@ def chain_of(balance: Balance, scores: FloatArray, scored: BoolArray) -> Chain:
     runs, channels = np.repeat(np.arange(len(ordered)), lengths), np.concatenate(ordered)
     ranks = np.concatenate([np.arange(length) for length in lengths])
     gone = balance.quotas[0] - balance.quotas
+    own, pairs = known[channels], list[tuple[float, float]]()
     states = (scored[channels] & (ranks < count[runs]) for count in gone)
-    pairs = [_step_scores(before, after, known[channels]) for before, after in pairwise(states)]
+    for before, after in pairwise(states):
+        fresh = own[after & ~before]
+        mean = float(fresh.mean()) if len(fresh) else -np.inf
+        pairs.append((mean, float(own[after].max(initial=-np.inf))))
     means, largest = np.maximum.accumulate(np.array(pairs).reshape(-1, 2)).T
     width = balance.widths[:, 0]
     shares = 1 - (width[:-1] + width[1:]) / (2 * width[0])
     return Chain(channels, runs, ranks, means, largest, shares, gone, balance.widths)
-
-
-def _step_scores(before: BoolArray, after: BoolArray, scores: FloatArray) -> tuple[float, float]:
-    """The mean of what goes in a step, and the largest of all that is gone after it."""
-    fresh = scores[after & ~before]
-    mean = float(fresh.mean()) if len(fresh) else -np.inf
-    return mean, float(scores[after].max(initial=-np.inf))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gammaslim.arrays import FloatArray, IntArray
 from gammaslim.channels.graph import ChannelGraph, Cut
@@ -92,13 +90,14 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
     balances = [b for b in graph.arrangement.balances if free[b.channels].any()]
     chains = tuple(chain_of(balance, values, graph.scored) for balance in balances)
     stops = tuple(limits.stops(chain) for chain in chains)
-    channels, groups, blocks, entries = _single(graph, values, limits)
+    channels, groups, blocks, owners, *entries = _single(graph, values, limits)
     plain = len(graph.groups)
-    further = [_steps(*each, plain + i) for i, each in enumerate(zip(chains, stops, strict=True))]
-    asked, shares, means, largest = (
+    further = [chain.blocks(own) for chain, own in zip(chains, stops, strict=True)]
+    numbers = [np.full(len(each[0]), plain + i) for i, each in enumerate(further)]
+    asked = np.concatenate([owners, *numbers]).astype(np.int64)
+    shares, means, largest = (
         np.concatenate(parts) for parts in zip(entries, *further, strict=True)
     )
-    asked = asked.astype(np.int64)
     order = np.lexsort((asked, shares, means) if scope == "global" else (asked, means, shares))
     return Ranking(
         graph=graph,
@@ -115,15 +114,25 @@ def rank(graph: ChannelGraph, scores: FloatArray, scope: Scope, limits: Limits) 
     )
 
 
-_Blocks = tuple[NDArray[np.int64], FloatArray, FloatArray, FloatArray]
-"""Per block: its group, how much of it is gone half-way through it, mean and largest score."""
-
-
+# A group of twelve channels in eights (round_to=8) has the blocks 4 and 8 wide: its four lowest
+# scores are block 0, with their mean; the other eight are block 1, which limits keep here.  Of a
+# group of three without rounding every channel is a block.  All blocks of all groups are then
+# sorted by their means, so the four go before the lowest of the three if their mean is lower.
 def _single(
     graph: ChannelGraph, values: FloatArray, limits: Limits
-) -> tuple[IntArray, IntArray, IntArray, _Blocks]:
-    """Channels that may go one by one: their ids, groups and blocks, and those blocks."""
-    channels, groups = _candidates(graph)
+) -> tuple[IntArray, IntArray, IntArray, IntArray, FloatArray, FloatArray, FloatArray]:
+    """Channels that may go one by one: their ids, groups and blocks.
+
+    Then, per block: its group, how much of that is gone half-way through it, mean and largest
+    score.
+    """
+    group_of = np.full(graph.num_channels, -1, dtype=np.int64)
+    for index, group in enumerate(graph.groups):
+        group_of[group.channels] = index if group.prunable else -1
+    for balance in graph.arrangement.balances:
+        group_of[balance.channels] = -1
+    channels = np.flatnonzero(graph.prunable & graph.scored & (group_of >= 0)).astype(np.int64)
+    groups = group_of[channels]
     widths = np.array([group.width for group in graph.groups], dtype=np.int64)
     empty = np.zeros(len(widths), dtype=np.bool_)
     if limits.min_channels == 0:
@@ -144,7 +153,7 @@ def _single(
     # The middle of each block, as in Sainte-Laguë's method, shares ties out in proportion.
     shares = (2 * places[starts] + ends - starts) / (2 * counts[owners])
     means, largest = _means(values[channels], starts, ends)
-    return channels, groups, blocks, (owners, shares, means, largest)
+    return channels, groups, blocks, owners, shares, means, largest
 
 
 def _means(values: FloatArray, starts: IntArray, ends: IntArray) -> tuple[FloatArray, FloatArray]:
@@ -159,35 +168,6 @@ def _means(values: FloatArray, starts: IntArray, ends: IntArray) -> tuple[FloatA
     sums = np.add.reduceat(above, starts) if len(starts) else np.zeros(0)
     extreme = np.where(np.isfinite(largest), least, largest)
     return np.where(finite, least + sums / sizes, extreme), largest
-
-
-def _steps(chain: Chain, stops: IntArray, number: int) -> _Blocks:
-    """The blocks of a chain: the steps between two of its stops."""
-    pairs = list(pairwise(stops.tolist()))
-    width = chain.widths[:, 0]
-    shares = [1 - (width[a] + width[b]) / (2 * width[0]) for a, b in pairs]
-    means = [_mean(chain.means[a:b]) for a, b in pairs]
-    largest = [chain.largest[b - 1] for _, b in pairs]
-    owners = np.full(len(pairs), number, dtype=np.int64)
-    return owners, np.array(shares), np.array(means), np.array(largest)
-
-
-def _mean(scores: FloatArray) -> float:
-    """The mean score of steps, without those that remove no score."""
-    known = scores[scores > -np.inf]
-    return float(known.mean()) if len(known) else -np.inf
-
-
-def _candidates(graph: ChannelGraph) -> tuple[IntArray, IntArray]:
-    """Channels that may go one by one and have a score, and the index of each one's group."""
-    group_of = np.full(graph.num_channels, -1, dtype=np.int64)
-    for index, group in enumerate(graph.groups):
-        if group.prunable:
-            group_of[group.channels] = index
-    for balance in graph.arrangement.balances:
-        group_of[balance.channels] = -1
-    channels = np.flatnonzero(graph.prunable & graph.scored & (group_of >= 0)).astype(np.int64)
-    return channels, group_of[channels]
 
 
 def checked_scores(graph: ChannelGraph, scores: FloatArray) -> FloatArray:

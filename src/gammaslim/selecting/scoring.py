@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from gammaslim.arrays import FloatArray, IntArray
+from gammaslim.arrays import FloatArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
 from gammaslim.network.modules import named_tensors, unwrap
@@ -53,7 +53,16 @@ def scores(model: nn.Module, graph: ChannelGraph, *, reduce: Reduce = "mean") ->
     magnitudes = np.abs(_values(model, graph))
     channels = np.concatenate([graph.sites[(name, 0)] for name in graph.scales])
     owned = channels >= 0
-    return _REDUCERS[reduce](channels[owned], magnitudes[owned], graph.num_channels)
+    channels, magnitudes, number = channels[owned], magnitudes[owned], graph.num_channels
+    count = np.bincount(channels, minlength=number)
+    if reduce == "max":
+        found = np.zeros(number)
+        np.maximum.at(found, channels, magnitudes)
+    elif reduce == "mean":
+        found = np.bincount(channels, magnitudes, number) / np.maximum(count, 1)
+    else:
+        found = np.sqrt(np.bincount(channels, magnitudes**2, number))
+    return np.where(count > 0, found, np.nan)
 
 
 def scale_parameters(
@@ -98,28 +107,3 @@ def _values(model: nn.Module, graph: ChannelGraph) -> FloatArray:
             f"{bad[0]} ({part[bad[0]]}). Training has diverged: go back to an earlier checkpoint."
         )
     return flat
-
-
-def _mean(channels: IntArray, values: FloatArray, num_channels: int) -> FloatArray:
-    total = np.bincount(channels, weights=values, minlength=num_channels)
-    count = np.bincount(channels, minlength=num_channels)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _max(channels: IntArray, values: FloatArray, num_channels: int) -> FloatArray:
-    largest = np.full(num_channels, -1.0)
-    np.maximum.at(largest, channels, values)
-    return np.where(largest < 0, np.nan, largest)
-
-
-def _l2(channels: IntArray, values: FloatArray, num_channels: int) -> FloatArray:
-    total = np.bincount(channels, weights=values**2, minlength=num_channels)
-    count = np.bincount(channels, minlength=num_channels)
-    return np.where(count > 0, np.sqrt(total), np.nan)
-
-
-_REDUCERS: dict[str, Callable[[IntArray, FloatArray, int], FloatArray]] = {
-    "mean": _mean,
-    "max": _max,
-    "l2": _l2,
-}

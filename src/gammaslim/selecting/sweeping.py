@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gammaslim.arrays import FloatArray
+from gammaslim.arrays import BoolArray, FloatArray
 from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.records import Cost, Group
 from gammaslim.channels.tables import plain_text, short_count
@@ -126,7 +126,10 @@ def sweep(
         raise TargetError(f"by={by!r} was asked; known are {', '.join(map(repr, TARGETS))}.")
     for target in targets:
         TARGETS[by].check(by, target)
-    safe, first = _safe_threshold(graph, checked_scores(graph, scores))
+    values, free, groups = checked_scores(graph, scores), *_ranked_groups(graph)
+    tops = [float(values[group.channels[free[group.channels]]].max()) for group in groups]
+    first = int(np.argmin(tops))
+    safe = float(np.nextafter(tops[first], -np.inf))  # just below the lowest of the highest scores
     ranking = ranked(graph, scores, limits)
     rows: list[SweepRow] = []
     unreachable: list[float] = []
@@ -137,7 +140,7 @@ def sweep(
             unreachable.append(target)
         else:
             rows.append(_row(ranking, target, cut))
-    return Sweep(by, graph.cost(), tuple(rows), tuple(unreachable), safe, first)
+    return Sweep(by, graph.cost(), tuple(rows), tuple(unreachable), safe, groups[first].name)
 
 
 def ranked(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> Ranking:
@@ -148,7 +151,7 @@ def ranked(graph: ChannelGraph, scores: FloatArray, limits: LimitOptions) -> Ran
 
 
 def _row(ranking: Ranking, target: float, cut: Cut) -> SweepRow:
-    groups, least = _ranked_groups(ranking.graph), ranking.after(len(ranking))
+    (_, groups), least = _ranked_groups(ranking.graph), ranking.after(len(ranking))
     left = [int(np.count_nonzero(cut.keep[group.channels])) for group in groups]
     floors = [int(np.count_nonzero(least.keep[group.channels])) for group in groups]
     at_floor = sum(
@@ -159,16 +162,7 @@ def _row(ranking: Ranking, target: float, cut: Cut) -> SweepRow:
     return SweepRow(target, cut.cost, name, left[thin], width, at_floor)
 
 
-def _ranked_groups(graph: ChannelGraph) -> list[Group]:
-    """The groups with channels that are prunable and hold a scale."""
+def _ranked_groups(graph: ChannelGraph) -> tuple[BoolArray, list[Group]]:
+    """The channels that are prunable and hold a scale, and the groups that have some."""
     free = graph.prunable & graph.scored
-    return [group for group in graph.groups if free[group.channels].any()]
-
-
-def _safe_threshold(graph: ChannelGraph, values: FloatArray) -> tuple[float, str]:
-    """Just below the lowest of the groups' highest scores, and whose that is."""
-    free = graph.prunable & graph.scored
-    groups = _ranked_groups(graph)
-    tops = [float(values[group.channels[free[group.channels]]].max()) for group in groups]
-    first = int(np.argmin(tops))
-    return float(np.nextafter(tops[first], -np.inf)), groups[first].name
+    return free, [group for group in graph.groups if free[group.channels].any()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
 from gammaslim.channels.graph import Cut
-from gammaslim.channels.records import Cost
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import check_share
 from gammaslim.selecting.ranking import Ranking
@@ -44,7 +45,8 @@ def one_target(given: Mapping[str, float | None]) -> tuple[str, float]:
     return name, value
 
 
-def _remove_channels(ranking: Ranking, share: float) -> Cut:
+def remove_channels(ranking: Ranking, share: float) -> Cut:
+    """What removes ``share`` of the prunable channels that hold a scale."""
     graph = ranking.graph
     total = int(np.count_nonzero(graph.prunable & graph.scored))
     wanted = round(share * total)
@@ -59,30 +61,33 @@ def _remove_channels(ranking: Ranking, share: float) -> Cut:
     return _fewest(ranking, most, lambda cut: removed(cut) >= wanted)
 
 
-def _keep_macs(ranking: Ranking, share: float) -> Cut:
-    return _keep_cost(ranking, "keep_macs", share, lambda cost: cost.macs)
+def keep_cost(kind: Literal["macs", "params"], ranking: Ranking, share: float) -> Cut:
+    """What leaves ``share`` of the MACs, or of the parameters."""
 
+    def cost(cut: Cut) -> int:
+        return getattr(cut.cost, kind)
 
-def _keep_params(ranking: Ranking, share: float) -> Cut:
-    return _keep_cost(ranking, "keep_params", share, lambda cost: cost.params)
-
-
-def _keep_cost(ranking: Ranking, name: str, share: float, of: Callable[[Cost], int]) -> Cut:
     # A network without any work costs 0 of 0. Dividing rounds 344 of 1000 to what 0.344 reads as,
     # so that a share equal to the target meets it; multiplying would not.
     whole, most = ranking.after(0), ranking.after(len(ranking))
-    total = max(of(whole.cost), 1)
-    least = of(most.cost) / total
+    total = max(cost(whole), 1)
+    least = cost(most) / total
     if least > share:
-        _unreachable(name, share, math.ceil(1000 * least) / 1000)
-    return _fewest(ranking, most, lambda cut: of(cut.cost) / total <= share)
+        _unreachable(f"keep_{kind}", share, math.ceil(1000 * least) / 1000)
+    return _fewest(ranking, most, lambda cut: cost(cut) / total <= share)
 
 
-def _threshold(ranking: Ranking, value: float) -> Cut:
+def below(ranking: Ranking, value: float) -> Cut:
+    """What removes every block of which no score lies above ``value``."""
     return ranking.without(ranking.wanted(ranking.asked[ranking.thresholds <= value]))
 
 
-def _check_threshold(name: str, value: object) -> None:
+def check_threshold(name: str, value: object) -> None:
+    """Refuse what scores cannot be compared with.
+
+    Raises:
+        TargetError: ``value`` is no number.
+    """
     if not isinstance(value, int | float | np.number) or math.isnan(value):
         raise TargetError(
             f"{name}={value!r} was asked; it must be a number to compare scores with, or 'gap'."
@@ -90,38 +95,36 @@ def _check_threshold(name: str, value: object) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    "remove_channels": Target(check_share, _remove_channels),
-    "keep_macs": Target(check_share, _keep_macs),
-    "keep_params": Target(check_share, _keep_params),
-    "threshold": Target(_check_threshold, _threshold),
+    "remove_channels": Target(check_share, remove_channels),
+    "keep_macs": Target(check_share, partial(keep_cost, "macs")),
+    "keep_params": Target(check_share, partial(keep_cost, "params")),
+    "threshold": Target(check_threshold, below),
 }
 """Every target by the name of its argument of :func:`gammaslim.select`."""
 
 
+# With round_to=8 a target that 0.50 of the MACs may remain is met after, say, blocks A, B, C, D
+# with 0.46. Without D, 0.52: it is needed. Without C, 0.49 would do: C comes back. Blocks differ in
+# what they save, so the last one may have made others superfluous.
 def _fewest(ranking: Ranking, most: Cut, met: Met) -> Cut:
     """The cut after the fewest blocks that meet the target; ``most``, that after all, does.
 
     Bisection: no group gets wider from ``count`` to ``count + 1``, so a target once met stays met.
+    Where blocks are of several channels, those that the target can do without come back, the
+    highest first.  A group whose last block is needed is done: what others get back only makes it
+    more needed.
     """
-    low, high, found = 0, len(ranking), most
-    while low < high:
-        middle = (low + high) // 2
+    low, count, found = 0, len(ranking), most
+    while low < count:
+        middle = (low + count) // 2
         cut = ranking.after(middle)
         if met(cut):
-            high, found = middle, cut
+            count, found = middle, cut
         else:
             low = middle + 1
-    return found if ranking.largest_block == 1 else _given_back(ranking, high, found, met)
-
-
-def _given_back(ranking: Ranking, count: int, found: Cut, met: Met) -> Cut:
-    """The first ``count`` blocks less those that the target can do without, the highest first.
-
-    Blocks differ in what they save, so the last one may have made others superfluous.  A group
-    whose last block is needed is done: what others get back only makes it more needed.
-    """
-    wanted = ranking.wanted(ranking.asked[:count])
-    done: set[int] = set()
+    if ranking.largest_block == 1:
+        return found
+    wanted, done = ranking.wanted(ranking.asked[:count]), set[int]()
     for group in ranking.asked[:count][::-1].tolist():
         if group in done:
             continue

@@ -62,10 +62,16 @@ def gap_threshold(graph: ChannelGraph, scores: FloatArray) -> float:
         return 10.0**found
     if (values == 0).any():
         return 0.0
+    low, quarter, half, most = np.quantile(values, [0, 0.25, 0.5, 1], method="lower")
+    decades = np.floor(np.log10(values[np.isfinite(values)])).astype(np.int64)
+    numbers, counts = np.unique(decades, return_counts=True)
+    each = ", ".join(f"{n} from 1e{d}" for d, n in zip(numbers, counts, strict=True))
     raise TargetError(
-        f"threshold='gap' was asked, but the scores have no valley: {_described(values)}. Nothing "
-        "separates what matters from what does not. Train longer or with a stronger penalty "
-        "(Budget and Proximal reach exact zeros), or ask for remove_channels, keep_macs, "
+        "threshold='gap' was asked, but the scores have no valley: of "
+        f"{len(values)} prunable channels the lowest score is {low:.3g}, a quarter are up to "
+        f"{quarter:.3g}, half up to {half:.3g}, the highest is {most:.3g} (per decade: {each}). "
+        "Nothing separates what matters from what does not. Train longer or with a stronger "
+        "penalty (Budget and Proximal reach exact zeros), or ask for remove_channels, keep_macs, "
         "keep_params or a number as threshold."
     )
 
@@ -83,7 +89,10 @@ def _valley(logs: FloatArray) -> float | None:
     lower = np.minimum(below, beyond)
     real = (lower >= _PEAK) & (counts[inner] <= _DEPTH * lower)
     middles = (inner + first + _WINDOW / 2) / _BINS
-    real &= np.array([_apart(logs, middle) for middle in middles.tolist()])
+    for place in np.flatnonzero(real):  # a tenth between the medians, and enough above
+        split = int(np.searchsorted(logs, middles[place], side="right"))
+        real[place] = 0 < split < len(logs) and len(logs) - split >= _REST * len(logs)
+        real[place] &= real[place] and np.median(logs[split:]) - np.median(logs[:split]) >= 1.0
     if not real.any():
         return None
     best = real & (lower == lower[real].max())
@@ -92,29 +101,9 @@ def _valley(logs: FloatArray) -> float | None:
     return float((middles[start] + middles[stop - 1]) / 2)
 
 
-def _apart(logs: FloatArray, middle: float) -> bool:
-    """Whether a tenth separates the medians on both sides, and enough lies above."""
-    split = int(np.searchsorted(logs, middle, side="right"))
-    if not 0 < split < len(logs) or len(logs) - split < _REST * len(logs):
-        return False
-    return bool(np.median(logs[split:]) - np.median(logs[:split]) >= 1.0)
-
-
 def _longest(mask: NDArray[np.bool_]) -> tuple[int, int]:
     """Start and stop of the longest run of ``True``, the first of equals."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     starts, stops = edges[::2], edges[1::2]
     longest = int(np.argmax(stops - starts))
     return int(starts[longest]), int(stops[longest])
-
-
-def _described(values: FloatArray) -> str:
-    """Where the scores lie, in one line: quantiles, and how many in each decade."""
-    low, quarter, half, most = np.quantile(values, [0, 0.25, 0.5, 1], method="lower")
-    decades = np.floor(np.log10(values[np.isfinite(values)])).astype(np.int64)
-    numbers, counts = np.unique(decades, return_counts=True)
-    each = ", ".join(f"{n} from 1e{d}" for d, n in zip(numbers, counts, strict=True))
-    return (
-        f"of {len(values)} prunable channels the lowest score is {low:.3g}, a quarter are up to "
-        f"{quarter:.3g}, half up to {half:.3g}, the highest is {most:.3g} (per decade: {each})"
-    )
