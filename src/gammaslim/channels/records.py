@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+
+import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray, Site, kept_count
 
@@ -64,7 +67,7 @@ class Frozen:
     """Why some channels may not go: the reason, where it arose, and what it costs.
 
     ``channels`` of which none may go, and how many ``scales``, elements of BatchNorm weights, they
-    hold: many slices that were coupled are one channel.
+    hold: many slices that were coupled are one channel.  ``ids`` are these channels.
     """
 
     reason: str
@@ -73,11 +76,24 @@ class Frozen:
     source: str
     channels: int = 0
     scales: int = 0
+    ids: IntArray = field(default_factory=lambda: np.empty(0, np.int64), repr=False, compare=False)
+
+    def holding(self, ids: IntArray, held: IntArray) -> Frozen:
+        """The same reason for these channels; ``held``: how many scales each channel holds."""
+        return replace(self, channels=len(ids), scales=int(held[ids].sum()), ids=ids)
 
     def __str__(self) -> str:
         """One line for a report."""
         place = ", ".join(part for part in (self.operator, self.module, self.source) if part)
         return f"{self.reason} ({place})" if place else self.reason
+
+
+def scales_held(weights: Iterable[IntArray], count: int) -> IntArray:
+    """How many scales each of ``count`` channels holds; ``weights`` are ids of BatchNorms' own."""
+    held = np.zeros(count, dtype=np.int64)
+    for ids in weights:
+        np.add.at(held, ids[ids >= 0], 1)
+    return held
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, kept_count, kept_
 from gammaslim.channels.dead_layers import Departures
 from gammaslim.channels.flow import Flow
 from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, Work
+from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, Work, scales_held
 from gammaslim.channels.sequences import Arrangement, Balance
 
 Map = Callable[[IntArray], IntArray]
@@ -28,16 +28,20 @@ def narrowed(cut: Cut) -> ChannelGraph:
     sites = {s: now.left(ids) for s, ids in graph.sites.items() if s[0] not in leaving.tensors}
     sites |= _values(graph, leaving, now.left)
     stays = leaving.stays
+    scales = tuple(filter(stays, graph.scales))
+    held = scales_held((sites[(name, 0)] for name in scales), int(np.count_nonzero(keep)))
+    frozen = (one.holding(now.some(one.ids), held) for one in graph.frozen)
     return replace(
         graph,
         shapes=_shapes(graph, sites, leaving),
         parameters=tuple(filter(stays, graph.parameters)),
         sites=sites,
-        scales=tuple(filter(stays, graph.scales)),
+        scales=scales,
         shifts={scale: shift for scale, shift in graph.shifts.items() if stays(scale)},
         prunable=graph.prunable[keep],
         exact=graph.exact[keep],
         groups=tuple(_groups(graph, now.some, sites)),
+        frozen=tuple(one for one in frozen if one.channels),
         work=tuple(_work(graph, leaving, now.some)),
         attributes=tuple(
             _attribute(each, keep, leaving.shape, now.some)

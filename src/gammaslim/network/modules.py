@@ -23,6 +23,9 @@ CONVOLUTION = nn.modules.conv._ConvNd  # noqa: SLF001  # pyright: ignore[reportP
 NORM_BASE = nn.modules.batchnorm._NormBase  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 """Base class of all BatchNorm and InstanceNorm modules."""
 
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+"""Base class of all BatchNorm modules."""
+
 _CONTAINERS = (dict, list, set)
 _UNTOUCHED = set(nn.Module().__dict__) - {"_parameters", "_buffers", "_modules"}
 """Attributes that every module has and no forward fills: hooks and the like."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -15,12 +15,20 @@ from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, owner
 from gammaslim.channels.flow import Call, Flow, Layer
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.input_selections import InputSelections
-from gammaslim.channels.records import Frozen, Group, Recount, SizeAttribute, Witness, Work
+from gammaslim.channels.records import (
+    Frozen,
+    Group,
+    Recount,
+    SizeAttribute,
+    Witness,
+    Work,
+    scales_held,
+)
 from gammaslim.channels.sequences import Arrangement
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.resolver import resolve
 from gammaslim.network.layers import window_of
-from gammaslim.network.modules import every_path, first_paths
+from gammaslim.network.modules import BATCH_NORM, every_path, first_paths
 from gammaslim.recording.findings import Dims, Findings, RawLayer, RawRecount, Reason, TensorLabels
 from gammaslim.recording.streams import couple_scaled, input_selections
 from gammaslim.tracing.attributes import held_sizes
@@ -85,6 +93,7 @@ def assemble(
 ) -> ChannelGraph:
     """Resolve all labels and write the graph."""
     model, tensors, aliases = subject.model, subject.tensors, subject.aliases
+    labels = _with_every_scale(findings, labels, subject)
     _freeze_by_name(findings, labels, aliases, subject.ignored)
     couple_scaled(findings, labels)
     channels = _number(findings, labels, exact=subject.exact)
@@ -104,7 +113,7 @@ def assemble(
         prunable=channels.reasons < 0,
         exact=~channels.inexact,
         groups=tuple(_groups(channels, sites, scales)),
-        frozen=tuple(_frozen(channels, sites, scales)),
+        frozen=tuple(_frozen(channels, (sites[(name, 0)] for name in scales))),
         work=tuple(
             Work(w.operator, w.coefficient, tuple(map(channels.of, w.axes)), flow.around(w.module))
             for w in findings.work
@@ -121,6 +130,24 @@ def assemble(
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,
     )
+
+
+def _with_every_scale(
+    findings: Findings, labels: Mapping[str, TensorLabels], subject: Subject
+) -> dict[str, TensorLabels]:
+    """Labels in which every BatchNorm's scales have some, for coverage counts them all.
+
+    Those count too that no run has met, and one that is alone in its tensor: a dimension of size 1
+    carries no labels while the network runs, for nothing of it can be removed.
+    """
+    for module, path in first_paths(subject.model).items():
+        name = f"{path}.weight" if path else "weight"
+        if isinstance(module, BATCH_NORM) and (name := subject.aliases.get(name, name)) in labels:
+            shift = f"{path}.bias" if path else "bias"
+            shift = subject.aliases.get(shift, shift)
+            findings.scales.setdefault(name, shift if shift in labels else None)
+    alone = [name for name in findings.scales if subject.tensors[name].numel() == 1]
+    return {**labels, **{n: TensorLabels((findings.store.fresh(1),)) for n in alone}}
 
 
 def _ids(raw: RawLayer, channels: Channels) -> IntArray:
@@ -332,22 +359,15 @@ def _sites_of(
     return {leader: tuple(own) for leader, own in found.items()}
 
 
-def _frozen(
-    channels: Channels, sites: Mapping[Site, IntArray], scales: tuple[str, ...]
-) -> Iterator[Frozen]:
-    """One record per reason, the costliest first."""
-    held = np.zeros(len(channels.reasons) + 1, dtype=np.int64)
-    for name in scales:
-        np.add.at(held, sites[(name, 0)], 1)  # a fixed index counts at the end, which is cut off
-    stuck = channels.reasons >= 0
-    numbers, where, counts = np.unique(
-        channels.reasons[stuck], return_inverse=True, return_counts=True
-    )
-    lost = np.bincount(where, weights=held[:-1][stuck], minlength=len(numbers)).astype(np.int64)
-    for index in np.lexsort((-counts, -lost)):
-        why = channels.texts[numbers[index]]
-        costs = int(counts[index]), int(lost[index])
-        yield Frozen(why.text, why.operator, why.module, why.source, *costs)
+def _frozen(channels: Channels, weights: Iterable[IntArray]) -> list[Frozen]:
+    """One record per reason, the costliest first; ``weights``: ids of all BatchNorms' elements."""
+    held = scales_held(weights, len(channels.reasons))
+    found: list[Frozen] = []
+    for number in np.unique(channels.reasons[channels.reasons >= 0]):
+        why = channels.texts[number]
+        ids = np.flatnonzero(channels.reasons == number).astype(np.int64)
+        found.append(Frozen(why.text, why.operator, why.module, why.source).holding(ids, held))
+    return sorted(found, key=lambda one: (-one.scales, -one.channels))
 
 
 def _attributes(
