@@ -13,6 +13,9 @@ Site = tuple[str, int]
 Windows = tuple[tuple[int, int, int], ...]
 """Per spatial dimension the extent of a convolution's kernel, its stride, and all its padding."""
 
+Dims = tuple[IntArray | None, ...]
+"""Labels or channel ids of every dimension of a tensor; ``None`` where nothing may go."""
+
 FIXED = -1
 """Stands in a channel-id array for an index that can never go (padding, input, kernel size)."""
 

@@ -7,14 +7,14 @@ only make constants, or what only constants are made of, may leave the network a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from gammaslim.arrays import BoolArray, IntArray, Windows, kept_count
+from gammaslim.arrays import BoolArray, Dims, IntArray, Windows, kept_count
 
 WORLD = 0
 """The value that stands for the network's inputs and all else that nobody could follow."""
@@ -50,7 +50,11 @@ class Layer:
     channels: IntArray
     ndim: int
     dim: int
-    window: Windows | None
+    window: Windows | None = None
+
+    def mapped(self, number: Callable[[IntArray], IntArray]) -> Layer:
+        """The same with its channels passed through ``number``."""
+        return replace(self, channels=number(self.channels))
 
     @property
     def pads(self) -> bool:
@@ -58,7 +62,7 @@ class Layer:
         return any(padding for _, _, padding in self.window or ())
 
     @property
-    def dims(self) -> tuple[IntArray | None, ...]:
+    def dims(self) -> Dims:
         """Per dimension of what it gives, the channel ids."""
         place = self.dim % self.ndim
         return tuple(self.channels if i == place else None for i in range(self.ndim))
@@ -74,12 +78,12 @@ class Call(NamedTuple):
     """
 
     module: str
-    layer: str
     operator: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     written: tuple[int, ...] = ()
     random: bool = False
+    layer: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,18 +148,17 @@ class Flow:
 
         return of(read), of(written)
 
-    def left(self, leaving: frozenset[str], channels: Callable[[IntArray], IntArray]) -> Flow:
-        """The flow of the cut network; ``channels`` renames what is left of an array of ids."""
-        return replace(
-            self,
-            calls=tuple(call for call in self.calls if call.layer not in leaving),
-            values=tuple(tuple(map(channels, dims)) for dims in self.values),
-            layers={
-                path: replace(layer, channels=channels(layer.channels))
-                for path, layer in self.layers.items()
-                if path not in leaving
-            },
-        )
+    def without(self, layers: Collection[str]) -> Flow:
+        """The flow without what these layers do."""
+        calls = tuple(call for call in self.calls if call.layer not in layers)
+        left = {path: layer for path, layer in self.layers.items() if path not in layers}
+        return replace(self, calls=calls, layers=left)
+
+    def mapped(self, number: Callable[[IntArray], IntArray]) -> Flow:
+        """The same with every array of channels passed through ``number``."""
+        values = tuple(tuple(map(number, dims)) for dims in self.values)
+        layers = {path: layer.mapped(number) for path, layer in self.layers.items()}
+        return replace(self, values=values, layers=layers)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ stays.  Source: the channel selection layer of Liu et al., ICCV 2017, arXiv 1708
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,6 +36,10 @@ class InputSelection:
         moved[stream] = np.arange(len(stream))
         places = moved[self.places[reads]]
         return InputSelection(self.module, self.stream[stream], self.reads[reads], places)
+
+    def mapped(self, number: Callable[[IntArray], IntArray]) -> InputSelection:
+        """The same with its channels passed through ``number``."""
+        return replace(self, stream=number(self.stream), reads=number(self.reads))
 
     @property
     def takes_all(self) -> bool:
@@ -72,23 +76,20 @@ class InputSelections:
     def indices(self, survivors: Survivors) -> dict[str, IntArray]:
         """For every BatchNorm whose index a cut changes: the indices it then reads."""
         found: dict[str, IntArray] = {}
-        for before, after in self._pairs(survivors):
+        for before, after in zip(self.each, self.left(survivors).each, strict=True):
             needless = before.takes_all and after.takes_all
             if not needless and not np.array_equal(before.places, after.places):
                 found[before.module] = after.places
         return found
 
-    def left(self, survivors: Survivors, number: Callable[[IntArray], IntArray]) -> InputSelections:
-        """The selections of the cut network; ``number`` gives the channels that stay new ids."""
-        each = tuple(
-            InputSelection(one.module, number(one.stream), number(one.reads), one.places)
-            for _, one in self._pairs(survivors)
-        )
-        return InputSelections(each, number(self.idle[survivors(self.idle)]))
+    def left(self, survivors: Survivors) -> InputSelections:
+        """The selections of the cut network, in the old ids."""
+        each = tuple(one.left(survivors) for one in self.each)
+        return InputSelections(each, self.idle[survivors(self.idle)])
 
-    def _pairs(self, survivors: Survivors) -> Iterator[tuple[InputSelection, InputSelection]]:
-        for one in self.each:
-            yield one, one.left(survivors)
+    def mapped(self, number: Callable[[IntArray], IntArray]) -> InputSelections:
+        """The same with every array of channels passed through ``number``."""
+        return InputSelections(tuple(one.mapped(number) for one in self.each), number(self.idle))
 
 
 @dataclass(frozen=True, eq=False)

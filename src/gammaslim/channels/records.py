@@ -1,14 +1,29 @@
-"""The plain records that a channel graph is made of; channels are ids in all of them."""
+"""The plain records that a channel graph is made of.
+
+Their arrays hold channel ids.  While a network is traced nobody knows these yet, and the same
+records hold labels; ``mapped`` turns the one into the other, and ids into those after a cut.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 
-from gammaslim.arrays import BoolArray, IntArray, Site, kept_count
+from gammaslim.arrays import BoolArray, Dims, IntArray, Site, kept_count
+
+Map = Callable[[IntArray], IntArray]
+"""What becomes of an array of labels or channel ids, index by index or with some left out."""
+
+MapOrNone = Callable[[IntArray], IntArray | None]
+"""The same for a dimension; ``None`` where nothing of it may go."""
+
+
+def mapped_dims(dims: Dims, number: MapOrNone) -> Dims:
+    """Every dimension passed through ``number``."""
+    return tuple(None if ids is None else number(ids) for ids in dims)
 
 
 @dataclass(frozen=True)
@@ -23,13 +38,19 @@ class Cost:
 class Work:
     """One convolution or matrix product: ``macs = coefficient · Π_a kept(axes[a])``.
 
-    ``layer``: the path of the layer it is part of, if that may leave the network.
+    ``module`` is the path of the module that runs it; ``layer`` that of the layer it is part of, if
+    that may leave the network.
     """
 
     operator: str
     coefficient: int
     axes: tuple[IntArray, ...]
+    module: str = ""
     layer: str = ""
+
+    def mapped(self, number: Map) -> Work:
+        """The same with every axis passed through ``number``."""
+        return replace(self, axes=tuple(map(number, self.axes)))
 
     def macs(self, keep: BoolArray) -> int:
         """Multiply-accumulates when only the channels in ``keep`` survive."""
@@ -56,6 +77,10 @@ class SizeAttribute:
     def counting(cls, name: str, ids: IntArray, position: int | None = None) -> SizeAttribute:
         """The number that simply counts the channels ``ids``."""
         return cls(name, ((ids, Fraction(1)),), position=position)
+
+    def mapped(self, number: Map) -> SizeAttribute:
+        """The same with what it counts passed through ``number``."""
+        return replace(self, terms=tuple((number(ids), share) for ids, share in self.terms))
 
     def value(self, keep: BoolArray) -> int:
         """The number when only the channels in ``keep`` survive."""
@@ -124,8 +149,12 @@ class Witness:
 
     module: str
     call: int
-    dims: tuple[IntArray | None, ...]
+    dims: Dims
     value: int | None = None
+
+    def mapped(self, number: MapOrNone) -> Witness:
+        """The same with every dimension passed through ``number``."""
+        return replace(self, dims=mapped_dims(self.dims, number))
 
 
 @dataclass(frozen=True)
@@ -139,5 +168,11 @@ class Recount:
 
     operator: str
     call: int
-    inputs: tuple[tuple[IntArray | None, ...] | None, ...]
-    outputs: tuple[tuple[IntArray | None, ...], ...]
+    inputs: tuple[Dims | None, ...]
+    outputs: tuple[Dims, ...]
+
+    def mapped(self, number: MapOrNone) -> Recount:
+        """The same with every dimension passed through ``number``."""
+        inputs = (None if dims is None else mapped_dims(dims, number) for dims in self.inputs)
+        outputs = tuple(mapped_dims(dims, number) for dims in self.outputs)
+        return replace(self, inputs=tuple(inputs), outputs=outputs)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, kept_count, kept_mask
+from gammaslim.arrays import FIXED, IntArray, Site, kept_count, kept_mask
 from gammaslim.channels.dead_layers import Departures
-from gammaslim.channels.flow import Flow
 from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, Work, scales_held
-from gammaslim.channels.sequences import Arrangement, Balance
-
-Map = Callable[[IntArray], IntArray]
-Dims = tuple[IntArray | None, ...]
+from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, scales_held
 
 
 def narrowed(cut: Cut) -> ChannelGraph:
@@ -25,9 +20,12 @@ def narrowed(cut: Cut) -> ChannelGraph:
     to them.
     """
     graph, keep, leaving, now = cut.graph, cut.keep, cut.leaving, _Now(cut)
+    stays, gone = leaving.stays, leaving.remnants
     sites = {s: now.left(ids) for s, ids in graph.sites.items() if s[0] not in leaving.tensors}
-    sites |= _values(graph, leaving, now.left)
-    stays = leaving.stays
+    for path in (path for path, remnant in gone.items() if remnant.told):
+        value = now.left(graph.flow.layers[path].channels)
+        if (value >= 0).any():
+            sites[(f"{path}.value", 0)] = value
     scales = tuple(filter(stays, graph.scales))
     held = scales_held((sites[(name, 0)] for name in scales), int(np.count_nonzero(keep)))
     frozen = (one.holding(now.some(one.ids), held) for one in graph.frozen)
@@ -40,19 +38,15 @@ def narrowed(cut: Cut) -> ChannelGraph:
         shifts={scale: shift for scale, shift in graph.shifts.items() if stays(scale)},
         prunable=graph.prunable[keep],
         exact=graph.exact[keep],
-        groups=tuple(_groups(graph, now.some, sites)),
+        groups=tuple(_groups(graph, now, sites)),
         frozen=tuple(one for one in frozen if one.channels),
-        work=tuple(_work(graph, leaving, now.some)),
-        attributes=tuple(
-            _attribute(each, keep, leaving.shape, now.some)
-            for each in graph.attributes
-            if stays(each.name)
-        ),
-        witnesses=tuple(replace(w, dims=now.every(w.dims)) for w in _witnesses(graph, leaving)),
-        recounts=tuple(_recounts(graph, leaving, now.every)),
-        arrangement=_arranged(graph.arrangement, keep, now.some),
-        selections=graph.selections.without(leaving.remnants).left(now.survivors, now.renumbered),
-        flow=graph.flow.left(frozenset(leaving.remnants), now.left),
+        work=tuple(each.mapped(now.places) for each in graph.work if each.layer not in gone),
+        attributes=tuple(now.counted(each) for each in graph.attributes if stays(each.name)),
+        witnesses=tuple(each.mapped(now.any_left) for each in _witnesses(graph, leaving)),
+        recounts=tuple(each.mapped(now.any_left) for each in _recounts(graph, leaving)),
+        arrangement=graph.arrangement.left(keep).mapped(now.some),
+        selections=graph.selections.without(gone).left(cut.survivors).mapped(now.renumbered),
+        flow=graph.flow.without(gone).mapped(now.left),
     )
 
 
@@ -61,8 +55,9 @@ class _Now:
 
     def __init__(self, cut: Cut) -> None:
         """When only the channels of the cut are left."""
-        self._keep, self._number = cut.keep, np.cumsum(cut.keep, dtype=np.int64) - 1
-        self.survivors = cut.survivors
+        self._keep, self._shape = cut.keep, cut.leaving.shape
+        self._number = np.cumsum(cut.keep, dtype=np.int64) - 1
+        self._survivors = cut.survivors
 
     def renumbered(self, ids: IntArray) -> IntArray:
         """The new ids of channels that are all left."""
@@ -70,30 +65,28 @@ class _Now:
 
     def left(self, ids: IntArray) -> IntArray:
         """What is left of a dimension, in the order of the cut network."""
-        return self.renumbered(ids[self.survivors(ids)])
+        return self.renumbered(ids[self._survivors(ids)])
+
+    def any_left(self, ids: IntArray) -> IntArray | None:
+        """The same; of a dimension that is empty, one place may be left, which is nobody's."""
+        found = self.left(ids)
+        return found if len(found) else None
 
     def some(self, ids: IntArray) -> IntArray:
         """What is left, where the order does not matter."""
         return self.renumbered(ids[kept_mask(ids, self._keep)])
 
-    def every(self, dims: Dims) -> Dims:
-        """Of a dimension that is empty, one place may be left, which is nobody's."""
-        found = (None if ids is None else self.left(ids) for ids in dims)
-        return tuple(None if ids is None or not len(ids) else ids for ids in found)
-
-
-def _work(graph: ChannelGraph, leaving: Departures, some: Map) -> Iterator[Work]:
-    """The work of layers that stay; an axis of which nothing is left still has its places."""
-
-    def axis(ids: IntArray) -> IntArray:
-        found = some(ids)
+    def places(self, ids: IntArray) -> IntArray:
+        """The same; a dimension of which nothing is left still has its places."""
+        found = self.some(ids)
         if len(found) or not len(ids):
             return found
-        return np.full(kept_count(ids, leaving.shape), FIXED, dtype=np.int64)
+        return np.full(kept_count(ids, self._shape), FIXED, dtype=np.int64)
 
-    for work in graph.work:
-        if work.layer not in leaving.remnants:
-            yield replace(work, axes=tuple(map(axis, work.axes)))
+    def counted(self, attribute: SizeAttribute) -> SizeAttribute:
+        """The number of the cut network, which counts one place where no channel is left."""
+        spare = attribute.value(self._shape) - attribute.value(self._keep)
+        return replace(attribute.mapped(self.some), constant=attribute.constant + spare)
 
 
 def _witnesses(graph: ChannelGraph, leaving: Departures) -> Iterator[Witness]:
@@ -105,13 +98,6 @@ def _witnesses(graph: ChannelGraph, leaving: Departures) -> Iterator[Witness]:
     for path, remnant in leaving.remnants.items():
         if remnant.told:
             yield Witness(path, 0, graph.flow.layers[path].dims)
-
-
-def _values(graph: ChannelGraph, leaving: Departures, left: Map) -> dict[Site, IntArray]:
-    """The channels of the constants that take the places of layers."""
-    told = {path: remnant for path, remnant in leaving.remnants.items() if remnant.told}
-    values = {(f"{path}.value", 0): left(graph.flow.layers[path].channels) for path in told}
-    return {site: ids for site, ids in values.items() if len(ids) and (ids >= 0).any()}
 
 
 def _shapes(
@@ -132,64 +118,23 @@ def _shapes(
     return shapes | {f"{path}.value": (own.width,) for path, own in remnants if own.told}
 
 
-def _attribute(
-    attribute: SizeAttribute, keep: BoolArray, shape: BoolArray, some: Map
-) -> SizeAttribute:
-    """The number of the cut network, which counts one place where no channel is left."""
-    spare = attribute.value(shape) - attribute.value(keep) if shape is not keep else 0
-    terms = tuple((some(ids), share) for ids, share in attribute.terms)
-    return replace(attribute, terms=terms, constant=attribute.constant + spare)
-
-
-def _recounts(
-    graph: ChannelGraph, leaving: Departures, every: Callable[[Dims], Dims]
-) -> Iterator[Recount]:
+def _recounts(graph: ChannelGraph, leaving: Departures) -> Iterator[Recount]:
     """Those of what stays; layers that leave do not call their operators any more."""
     for recount in graph.recounts:
-        gone = _calls_gone(graph.flow, leaving, recount.operator) if leaving.remnants else []
-        if recount.call in gone:
-            continue
-        yield replace(
-            recount,
-            call=recount.call - sum(call < recount.call for call in gone),
-            inputs=tuple(None if dims is None else every(dims) for dims in recount.inputs),
-            outputs=tuple(map(every, recount.outputs)),
-        )
+        operator, remnants = recount.operator, leaving.remnants
+        layers = [c.layer for c in graph.flow.calls if c.operator == operator] if remnants else []
+        gone = [call for call, layer in enumerate(layers) if layer in remnants]
+        if recount.call not in gone:
+            yield replace(recount, call=recount.call - sum(call < recount.call for call in gone))
 
 
-def _calls_gone(flow: Flow, leaving: Departures, operator: str) -> list[int]:
-    """Which of all calls of an operator are made by layers that leave."""
-    layers = [call.layer for call in flow.calls if call.operator == operator]
-    return [place for place, layer in enumerate(layers) if layer in leaving.remnants]
-
-
-def _groups(graph: ChannelGraph, some: Map, sites: Mapping[Site, IntArray]) -> list[Group]:
-    groups = (replace(group, channels=some(group.channels)) for group in graph.groups)
-    left = [group for group in groups if group.width]
-    return left if sites.keys() == graph.sites.keys() else [_housed(g, sites) for g in left]
-
-
-def _housed(group: Group, sites: Mapping[Site, IntArray]) -> Group:
-    """A group some of whose tensors have left: what is left of its sites."""
-    own = tuple(site for site, ids in sites.items() if group.channels[0] in ids)
-    names = {name for name, _ in own}
-    return replace(group, sites=own, scales=tuple(n for n in group.scales if n in names))
-
-
-def _arranged(arrangement: Arrangement, keep: BoolArray, some: Map) -> Arrangement:
-    return Arrangement(
-        leaves=tuple(map(some, arrangement.leaves)),
-        steps=arrangement.steps,
-        balances=tuple(_balanced(balance, keep, some) for balance in arrangement.balances),
-    )
-
-
-def _balanced(balance: Balance, keep: BoolArray, some: Map) -> Balance:
-    """Only those cuts remain for which there are still channels enough in every run."""
-    counts = np.array([np.count_nonzero(keep[run]) for run in balance.runs])
-    possible = (balance.quotas <= counts).all(axis=1)
-    return Balance(
-        runs=tuple(map(some, balance.runs)),
-        quotas=balance.quotas[possible],
-        widths=balance.widths[possible],
-    )
+def _groups(graph: ChannelGraph, now: _Now, sites: Mapping[Site, IntArray]) -> Iterator[Group]:
+    """Those of which something is left; where tensors have left, what is left of their sites."""
+    for before in graph.groups:
+        group = replace(before, channels=now.some(before.channels))
+        if group.width and sites.keys() != graph.sites.keys():
+            own = tuple(site for site, ids in sites.items() if group.channels[0] in ids)
+            names = {name for name, _ in own}
+            group = replace(group, sites=own, scales=tuple(n for n in group.scales if n in names))
+        if group.width:
+            yield group

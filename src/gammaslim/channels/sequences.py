@@ -107,6 +107,16 @@ class Balance:
         """All channels of all runs."""
         return np.concatenate(self.runs)
 
+    def mapped(self, number: Callable[[IntArray], IntArray]) -> Balance:
+        """The same with every run passed through ``number``."""
+        return replace(self, runs=tuple(map(number, self.runs)))
+
+    def left(self, keep: BoolArray) -> Balance:
+        """Only those cuts remain for which there are still channels enough in every run."""
+        counts = np.array([np.count_nonzero(keep[run]) for run in self.runs])
+        possible = (self.quotas <= counts).all(axis=1)
+        return replace(self, quotas=self.quotas[possible], widths=self.widths[possible])
+
     def allows(self, keep: BoolArray) -> bool:
         """Whether the channels in ``keep`` are balanced."""
         counts = [np.count_nonzero(keep[run]) for run in self.runs]
@@ -123,8 +133,12 @@ class Arrangement:
 
     def mapped(self, number: Callable[[IntArray], IntArray]) -> Arrangement:
         """The same with every array of channels passed through ``number``."""
-        balances = (replace(b, runs=tuple(map(number, b.runs))) for b in self.balances)
-        return Arrangement(tuple(map(number, self.leaves)), self.steps, tuple(balances))
+        balances = tuple(balance.mapped(number) for balance in self.balances)
+        return Arrangement(tuple(map(number, self.leaves)), self.steps, balances)
+
+    def left(self, keep: BoolArray) -> Arrangement:
+        """The same with only those cuts that are still possible once ``keep`` is all there is."""
+        return replace(self, balances=tuple(balance.left(keep) for balance in self.balances))
 
     def objection(self, keep: BoolArray) -> str:
         """Which layers would not keep equal shares."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from gammaslim.arrays import IntArray
-from gammaslim.labels.store import LabelArray, LabelStore, Partition
-
-Dims = tuple[LabelArray, ...]
+from gammaslim.arrays import Dims, IntArray
+from gammaslim.channels.flow import Call, Layer
+from gammaslim.channels.input_selections import InputSelection
+from gammaslim.channels.records import Recount, Witness, Work
+from gammaslim.labels.store import LabelStore, Partition
 
 
 @dataclass(frozen=True)
@@ -68,36 +69,6 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class RawWork:
-    """A contraction, still in labels: see :class:`gammaslim.channels.records.Work`."""
-
-    operator: str
-    coefficient: int
-    axes: tuple[IntArray, ...]
-    module: str
-
-
-@dataclass(frozen=True)
-class RawRecount:
-    """An operator that depends on the number of channels, still in labels."""
-
-    operator: str
-    call: int
-    inputs: tuple[Dims | None, ...]
-    outputs: tuple[Dims, ...]
-
-
-@dataclass(frozen=True)
-class RawWitness:
-    """Output of a leaf module, still in labels."""
-
-    module: str
-    call: int
-    dims: Dims
-    value: int | None
-
-
-@dataclass(frozen=True)
 class ConvSizes:
     """Labels behind a convolution module's ``in_channels``, ``out_channels`` and ``groups``."""
 
@@ -106,60 +77,33 @@ class ConvSizes:
     partition: Partition | None
 
 
-@dataclass(frozen=True)
-class RawSelection:
-    """A BatchNorm that selects its inputs, in labels: see :class:`InputSelection`."""
-
-    stream: IntArray
-    reads: IntArray
-    places: IntArray
-
-
-class RawCall(NamedTuple):
-    """One operator and the module it runs in: see :class:`gammaslim.channels.flow.Call`."""
-
-    module: str
-    operator: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    written: tuple[int, ...]
-    random: bool
-
-
-@dataclass(frozen=True)
-class RawLayer:
-    """What a layer that may leave gives: labels and size of dimension ``dim`` of ``ndim``."""
-
-    labels: LabelArray
-    size: int
-    ndim: int
-    dim: int
-
-
 @dataclass
 class Findings:
-    """What the runs of one network, in evaluation and in training mode, have said so far."""
+    """What the runs of one network, in evaluation and in training mode, have said so far.
+
+    The records are those of the graph, with labels in the places of channels.
+    """
 
     store: LabelStore = field(default_factory=LabelStore)
     reasons: dict[Reason, int] = field(default_factory=lambda: {Reason("has a fixed size"): 0})
-    work: list[RawWork] = field(default_factory=list[RawWork])
-    recounts: list[RawRecount] = field(default_factory=list[RawRecount])
-    witnesses: list[RawWitness] = field(default_factory=list[RawWitness])
+    work: list[Work] = field(default_factory=list[Work])
+    recounts: list[Recount] = field(default_factory=list[Recount])
+    witnesses: list[Witness] = field(default_factory=list[Witness])
     scales: dict[str, str | None] = field(default_factory=dict[str, str | None])
     kernels: list[IntArray] = field(default_factory=list[IntArray])
     """Dimensions of weights that are sizes of kernels: an index that is only that is no channel."""
     convolutions: dict[str, ConvSizes] = field(default_factory=dict[str, ConvSizes])
     norms: dict[str, IntArray] = field(default_factory=dict[str, IntArray])
     normalized: dict[str, Dims] = field(default_factory=dict[str, Dims])
-    selections: dict[str, RawSelection] = field(default_factory=dict[str, RawSelection])
+    selections: dict[str, InputSelection] = field(default_factory=dict[str, InputSelection])
     flows: list[tuple[list[IntArray], list[IntArray]]] = field(
         default_factory=list[tuple[list[IntArray], list[IntArray]]]
     )
     """Where inputs are to be selected: what each operator takes in, and what it gives out."""
-    calls: list[RawCall] = field(default_factory=list[RawCall])
+    calls: list[Call] = field(default_factory=list[Call])
     values: list[list[IntArray]] = field(default_factory=lambda: [[]])
     sinks: set[int] = field(default_factory=set[int])
-    layers: dict[str, RawLayer] = field(default_factory=dict[str, RawLayer])
+    layers: dict[str, Layer] = field(default_factory=dict[str, Layer])
     followed: bool = True
     """Whether all data stayed in sight: else no layer's work is known to be for nothing."""
     reached: set[str] = field(default_factory=set[str])

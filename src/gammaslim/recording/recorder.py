@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray
+from gammaslim.channels.records import Recount, Witness, Work
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.store import ELASTIC, LabelArray, Partition, fixed_code
 from gammaslim.network.modules import NORM_BASE
@@ -21,9 +22,6 @@ from gammaslim.recording.findings import (
     Dims,
     Findings,
     Grid,
-    RawRecount,
-    RawWitness,
-    RawWork,
     Reason,
     TensorLabels,
 )
@@ -192,7 +190,7 @@ class Recorder:
             if labels is None:
                 coefficient *= size
         kept = tuple(labels for labels, _ in axes if labels is not None)
-        self.findings.work.append(RawWork(op.name, coefficient, kept, self.module_name))
+        self.findings.work.append(Work(op.name, coefficient, kept, self.module_name))
 
     # ---- sizes ----------------------------------------------------------------------------
 
@@ -351,7 +349,7 @@ class Recorder:
         if self.measuring and inputs is not None:
             outputs = tuple(self.dims(t) for t in op.outputs)
             call = self._calls[op.func] - 1
-            self.findings.recounts.append(RawRecount(str(op.func), call, inputs, outputs))
+            self.findings.recounts.append(Recount(str(op.func), call, inputs, outputs))
 
     def enter_module(self, name: str, module: nn.Module) -> None:
         """A module's forward begins."""
@@ -372,7 +370,7 @@ class Recorder:
             call = self._module_calls[name]
             self._module_calls[name] += 1
             value = self.values.of(output)
-            self.findings.witnesses.append(RawWitness(name, call, self.dims(output), value))
+            self.findings.witnesses.append(Witness(name, call, self.dims(output), value))
 
 
 def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

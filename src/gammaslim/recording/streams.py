@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from gammaslim.arrays import BoolArray, IntArray
+from gammaslim.arrays import BoolArray, Dims, IntArray
 from gammaslim.channels.input_selections import InputSelection, InputSelections
 from gammaslim.labels.store import LabelArray, or_fixed
 from gammaslim.labels.union import Classes
-from gammaslim.recording.findings import Dims, Findings, RawSelection, TensorLabels
+from gammaslim.recording.findings import Findings, TensorLabels
 
 Number = Callable[[IntArray], IntArray]
 
@@ -41,7 +41,8 @@ class StreamNotes:
         if reads is None or not (free or picked):
             return False
         stream, places = picked or (or_fixed(channels, len(reads)), np.arange(len(reads)))
-        known = self._findings.selections.setdefault(module, RawSelection(stream, reads, places))
+        own = InputSelection(module, stream, reads, places)
+        known = self._findings.selections.setdefault(module, own)
         if not np.array_equal(known.stream, stream):  # one index for several streams
             self._findings.store.unite(known.stream, stream)
         self._selects = free
@@ -98,10 +99,7 @@ def couple_scaled(findings: Findings, labels: Mapping[str, TensorLabels]) -> Non
 
 def input_selections(findings: Findings, of: Number, scored: BoolArray) -> InputSelections:
     """The record of all selections; ``of`` gives labels their channels."""
-    each = tuple(
-        InputSelection(name, of(one.stream), of(one.reads), one.places)
-        for name, one in findings.selections.items()
-    )
+    each = tuple(one.mapped(of) for one in findings.selections.values())
     if not each:
         return InputSelections()
 

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gammaslim.channels.flow import WORLD
+from gammaslim.arrays import Dims
+from gammaslim.channels.flow import WORLD, Call, Layer
+from gammaslim.labels.store import or_fixed
 from gammaslim.network.layers import constant_dim, is_batch
-from gammaslim.recording.findings import Dims, Findings, RawCall, RawLayer
+from gammaslim.recording.findings import Findings
 from gammaslim.recording.ops import Op
 
 _ATTRIBUTE = "_gammaslim_memory"
@@ -67,14 +69,18 @@ class ValueNotes:
         made, written = list[int](), list[int]()
         for index, tensor in enumerate(op.outputs):
             if kind.views and kind.views[min(index, len(kind.views) - 1)] and op.inputs:
-                self._share(tensor, op.inputs[0])
+                base = op.inputs[0]
+                if (key := self._key(base)) is not None:
+                    setattr(tensor, _ATTRIBUTE, (self._run, key))
+                elif id(base) in self._parameters:  # a view of a parameter is a constant
+                    self._make(tensor, [])
             else:
                 made.append(self._make(tensor, written))
         if not op.outputs and taken:
             self._findings.followed = False  # a number for Python code, or a hidden write
         if made or taken:
             taken = tuple(dict.fromkeys([*taken, *written]))
-            call = RawCall(module, kind.name, taken, tuple(made), tuple(written), kind.random)
+            call = Call(module, kind.name, taken, tuple(made), tuple(written), kind.random)
             self._findings.calls.append(call)
 
     def layer(self, path: str, module: nn.Module, output: Any) -> None:
@@ -87,8 +93,8 @@ class ValueNotes:
         if is_batch(len(dims), module):
             labels = dims[dim]
             # Every look at a tensor's shape is a call that the trace follows: as few as possible.
-            size = int(output.shape[dim]) if labels is None else len(labels)
-            self._findings.layers[path] = RawLayer(labels, size, len(dims), dim)
+            size = int(output.shape[dim]) if labels is None else 0
+            self._findings.layers[path] = Layer(or_fixed(labels, size), len(dims), dim)
 
     def returned(self, tensor: Tensor) -> None:
         """Part of what the network gives."""
@@ -111,13 +117,6 @@ class ValueNotes:
         """The number of a tensor's memory; what another run said of it does not count."""
         run, key = getattr(tensor, _ATTRIBUTE, (None, None))
         return key if run == self._run else None
-
-    def _share(self, tensor: Tensor, base: Tensor) -> None:
-        key = self._key(base)
-        if key is not None:
-            setattr(tensor, _ATTRIBUTE, (self._run, key))
-        elif id(base) in self._parameters:  # a view of a parameter is a constant
-            self._make(tensor, [])
 
     def _make(self, tensor: Tensor, written: list[int]) -> int:
         findings = self._findings

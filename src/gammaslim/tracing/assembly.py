@@ -12,16 +12,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from gammaslim.arrays import FIXED, BoolArray, IntArray, Site, owner
-from gammaslim.channels.flow import Call, Flow, Layer
+from gammaslim.channels.flow import Flow
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.input_selections import InputSelections
 from gammaslim.channels.records import (
     Frozen,
     Group,
-    Recount,
     SizeAttribute,
-    Witness,
-    Work,
     scales_held,
 )
 from gammaslim.channels.sequences import Arrangement
@@ -29,7 +26,7 @@ from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.resolver import resolve
 from gammaslim.network.layers import window_of
 from gammaslim.network.modules import BATCH_NORM, every_path, first_paths
-from gammaslim.recording.findings import Dims, Findings, RawLayer, RawRecount, Reason, TensorLabels
+from gammaslim.recording.findings import Findings, Reason, TensorLabels
 from gammaslim.recording.streams import couple_scaled, input_selections
 from gammaslim.tracing.attributes import held_sizes
 from gammaslim.tracing.module_sizes import module_attributes
@@ -68,10 +65,10 @@ class Channels:
             found = self.known[id(labels)] = labels, self.table[np.maximum(labels, -1)]
         return found[1]
 
-    def dims(self, dims: Dims) -> tuple[IntArray | None, ...]:
-        """Channel ids per dimension; ``None`` where nothing may go."""
-        ids = (None if labels is None else self.of(labels) for labels in dims)
-        return tuple(None if i is None or (i < 0).all() else i for i in ids)
+    def where(self, labels: IntArray) -> IntArray | None:
+        """Channel ids of a dimension; ``None`` where none of its indices is a channel."""
+        ids = self.of(labels)
+        return None if (ids < 0).all() else ids
 
 
 @dataclass(frozen=True)
@@ -115,14 +112,11 @@ def assemble(
         groups=tuple(_groups(channels, sites, scales)),
         frozen=tuple(_frozen(channels, (sites[(name, 0)] for name in scales))),
         work=tuple(
-            Work(w.operator, w.coefficient, tuple(map(channels.of, w.axes)), flow.around(w.module))
-            for w in findings.work
+            replace(w.mapped(channels.of), layer=flow.around(w.module)) for w in findings.work
         ),
         attributes=tuple(_attributes(findings, channels, model, sites)),
-        witnesses=tuple(
-            Witness(w.module, w.call, channels.dims(w.dims), w.value) for w in findings.witnesses
-        ),
-        recounts=tuple(_recount(r, channels) for r in findings.recounts),
+        witnesses=tuple(each.mapped(channels.where) for each in findings.witnesses),
+        recounts=tuple(each.mapped(channels.where) for each in findings.recounts),
         arrangement=channels.arrangement,
         selections=selections,
         flow=flow,
@@ -150,12 +144,6 @@ def _with_every_scale(
     return {**labels, **{n: TensorLabels((findings.store.fresh(1),)) for n in alone}}
 
 
-def _ids(raw: RawLayer, channels: Channels) -> IntArray:
-    if raw.labels is None:
-        return np.full(raw.size, FIXED, dtype=np.int64)
-    return channels.of(raw.labels)
-
-
 def _balanced(channels: Channels, sites: Mapping[Site, IntArray]) -> Iterator[Site]:
     """The sites of channels of which equal shares must stay."""
     own = [balance.channels for balance in channels.arrangement.balances]
@@ -178,13 +166,8 @@ def _flow(
     modules = {path: module for module, path in first_paths(subject.model).items()}
     once = Counter(map(id, (module for _, module in every_path(subject.model))))
     layers = {
-        path: Layer(
-            _ids(raw, channels),
-            raw.ndim,
-            raw.dim,
-            window_of(modules[path]),
-        )
-        for path, raw in findings.layers.items()
+        path: replace(layer.mapped(channels.of), window=window_of(modules[path]))
+        for path, layer in findings.layers.items()
         if once[id(modules[path])] == 1 and path not in bound
     }
     distinct = {id(own): own for dims in findings.values for own in dims}
@@ -197,8 +180,8 @@ def _flow(
         sinks=frozenset(findings.sinks),
         layers=layers,
     )
-    around = {module: flow.around(module) for module in {raw.module for raw in findings.calls}}
-    calls = tuple(Call(raw.module, around[raw.module], *raw[1:]) for raw in findings.calls)
+    around = {module: flow.around(module) for module in {call.module for call in findings.calls}}
+    calls = tuple(call._replace(layer=around[call.module]) for call in findings.calls)
     return replace(flow, calls=calls)
 
 
@@ -221,12 +204,6 @@ def _selections(
         (channels.reasons[selections.idle] < 0) & ~channels.inexact[selections.idle]
     ]
     return replace(selections, idle=may)
-
-
-def _recount(raw: RawRecount, channels: Channels) -> Recount:
-    inputs = tuple(None if dims is None else channels.dims(dims) for dims in raw.inputs)
-    outputs = tuple(channels.dims(dims) for dims in raw.outputs)
-    return Recount(raw.operator, raw.call, inputs, outputs)
 
 
 def _freeze_by_name(
