@@ -1,10 +1,9 @@
-"""The recorder: while the network runs on fake tensors, labels ride along with every operator."""
+"""The recorder: the state of one labelled run, in which labels ride along with every operator."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.records import Recount, Witness, Work
+from gammaslim.channels.records import Witness
 from gammaslim.labels.equations import Terms, Variable
-from gammaslim.labels.store import ELASTIC, LabelArray, Partition, fixed_code
+from gammaslim.labels.store import LabelArray
 from gammaslim.network.modules import NORM_BASE
 from gammaslim.network.source_lines import user_line
 from gammaslim.recording.findings import (
@@ -25,8 +24,8 @@ from gammaslim.recording.findings import (
     Reason,
     TensorLabels,
 )
-from gammaslim.recording.ops import Op, tensors_in
-from gammaslim.recording.sizes import NO_CALL, Given, PythonCall, Size
+from gammaslim.recording.ops import Op
+from gammaslim.recording.sizes import NO_CALL, PythonCall, Size
 from gammaslim.recording.streams import StreamNotes
 from gammaslim.recording.values import ValueNotes
 
@@ -35,26 +34,16 @@ _ONE = Fraction(1)
 _LOST = "its size enters arithmetic that cannot be followed"
 
 
-_MOVES = frozenset(
-    f"aten.{name}"
-    for name in (
-        "permute", "transpose", "swapaxes", "clone", "contiguous", "view", "_unsafe_view",
-        "reshape", "_reshape_alias", "_reshape_copy", "detach", "alias",
-    )
-)  # fmt: skip
-"""Operators whose rules say themselves what becomes of a dimension that was split."""
-
-
-Rule = Callable[["Recorder", Op], None]
-
-
 class Recorder:
-    """Follows labels through one run of the network; rules talk to this."""
+    """Keeps what one run of the network knows of its tensors, and whom it asks for what.
+
+    ``call``: the torch function that the network's code is calling.  ``operator`` names the ATen
+    operator whose rule is at work, ``inherited`` the reason for which its inputs are fixed.
+    """
 
     def __init__(
         self,
         findings: Findings,
-        rules: Callable[[Any], Rule],
         tensor_labels: Mapping[str, TensorLabels],
         packages: frozenset[str],
         *,
@@ -74,22 +63,18 @@ class Recorder:
         self.live = True
         self.call: PythonCall = NO_CALL
         self.modules: list[tuple[str, nn.Module]] = []
-        self._rules = rules
+        self.operator = ""
+        self.inherited = 0
         self._tensor_labels = tensor_labels
         self._packages = packages
         self._names: dict[int, str] = {}
-        self._calls: Counter[Any] = Counter()
-        self._known: dict[Any, tuple[Rule, str]] = {}
         self._module_calls: Counter[str] = Counter()
-        self._inherited = 0
-        self._operator = ""
-        self._recounted: tuple[Dims, ...] | None = None
 
     def close(self) -> None:
         """The run is over: sizes that were kept somewhere are plain integers from now on."""
         self.live = False
 
-    # ---- what rules ask -------------------------------------------------------------------
+    # ---- what is known --------------------------------------------------------------------
 
     def labels(self, tensor: Tensor) -> TensorLabels:
         """The labels of a tensor; one that nobody labelled has fixed dimensions."""
@@ -117,9 +102,18 @@ class Recorder:
     def reason(self, text: str) -> int:
         """Number of the reason ``text`` at the present operator, module and source line."""
         source = user_line(self._packages)
-        return self.findings.reason(Reason(text, self._operator, self.module_name, source))
+        return self.findings.reason(Reason(text, self.operator, self.module_name, source))
 
-    # ---- what rules say -------------------------------------------------------------------
+    # ---- what is said ---------------------------------------------------------------------
+
+    def begin(self, operator: str, inputs: Sequence[Tensor]) -> None:
+        """An operator is called, and what is said from now on is said of it."""
+        self.operator, self.inherited = operator, 0
+        for tensor in inputs:
+            if (name := self._names.get(id(tensor))) is not None:
+                self.findings.reached.add(name)
+            found: TensorLabels | None = getattr(tensor, _ATTRIBUTE, None)
+            self.inherited = self.inherited or (found.reason if found is not None else 0)
 
     def give(
         self,
@@ -130,8 +124,11 @@ class Recorder:
         reason: int = 0,
         grid: Grid | None = None,
     ) -> None:
-        """Attach labels to an output."""
-        labels = TensorLabels(tuple(dims), zero, reason or self._inherited, _layout(tensor), grid)
+        """Attach labels to a tensor, one entry for each of its dimensions."""
+        layout = _layout(tensor)
+        labels = TensorLabels(tuple(dims), zero, reason or self.inherited, layout, grid)
+        if layout is not _NO_LAYOUT:
+            _check_lengths(labels.dims, layout[0])
         if labels.labelled or labels.reason or hasattr(tensor, _ATTRIBUTE):
             setattr(tensor, _ATTRIBUTE, labels)
 
@@ -149,48 +146,11 @@ class Recorder:
     def freeze_all(self, op: Op, text: str) -> None:
         """None of the labels on any argument may go; the outputs are fixed for that reason."""
         frozen = [d for t in op.inputs for d in self.dims(t) if d is not None]
-        reason = self.reason(text) if frozen else self._inherited
+        reason = self.reason(text) if frozen else self.inherited
         for labels in frozen:
             self.store.freeze(labels, reason)
         for out in op.outputs:
             self.give(out, (None,) * out.ndim, reason=reason)
-
-    def unite(self, left: LabelArray, right: LabelArray, reason: int = 0) -> LabelArray:
-        """Unite two dimensions that meet index by index.
-
-        Where only one is labelled, its labels meet a size that is fixed for ``reason``.
-        """
-        if left is None and right is None:
-            return None
-        if left is None or right is None:
-            labels = left if right is None else right
-            if labels is None:
-                return None
-            if not (labels == ELASTIC).all():
-                self.store.freeze(labels, reason or self.reason("meets a fixed size"))
-            return np.where(labels == ELASTIC, fixed_code(reason), labels)
-        return self.store.unite(left, right)
-
-    def depends_on_count(self, labels: IntArray) -> None:
-        """The present operator's result depends on how many of these labels there are."""
-        self.store.mark_inexact(labels)
-
-    def recount(self, inputs: Sequence[Tensor | Dims]) -> None:
-        """Verification must run the present call over the kept channels only.
-
-        One entry for each tensor argument, in order: the tensor, or labels in place of its own.
-        """
-        self._recounted = tuple(self.dims(t) if isinstance(t, Tensor) else t for t in inputs)
-
-    def work(self, op: Op, coefficient: int, axes: Sequence[tuple[LabelArray, int]]) -> None:
-        """A contraction of ``coefficient · Π size`` multiply-accumulates."""
-        if not self.measuring:
-            return
-        for labels, size in axes:
-            if labels is None:
-                coefficient *= size
-        kept = tuple(labels for labels, _ in axes if labels is not None)
-        self.findings.work.append(Work(op.name, coefficient, kept, self.module_name))
 
     # ---- sizes ----------------------------------------------------------------------------
 
@@ -214,11 +174,11 @@ class Recorder:
     def escaped(self, terms: Terms) -> None:
         """A size left what can be followed: nothing that it depends on may change."""
         self.freeze(terms.labels, _LOST)
-        self._pin(terms, "{} enters arithmetic that cannot be followed")
+        self.pin(terms, "{} enters arithmetic that cannot be followed")
 
     def counted_parts(self, terms: Terms) -> None:
         """A size is a number of equal parts, of which none goes."""
-        self._pin(terms, "{} is a number of equal parts")
+        self.pin(terms, "{} is a number of equal parts")
 
     def equated(self, difference: Terms) -> None:
         """The code found two sizes equal, and must always do so."""
@@ -231,32 +191,16 @@ class Recorder:
         """Whether this number of a module is known to keep its value."""
         return variable in self.store.pinned
 
-    def _pin(self, terms: Terms, text: str) -> None:
+    def pin(self, terms: Terms, text: str) -> None:
+        """The numbers of modules that a size is made of keep their values."""
         for variable, _ in terms.variables:
             if variable not in self.store.pinned:
                 self.store.pin(variable, self.reason(text.format(variable)))
-
-    def settled(self, given: Given) -> Given:
-        """The same size where an attribute in it cannot follow a cut: a constant."""
-        if isinstance(given, Size) and given.terms.variables:
-            self._pin(given.terms, "{} is used where it cannot follow a cut")
-            return int(given) if given.attribute else given
-        return given
 
     def count_escapes(self, tensor: Tensor, *, first_only: bool) -> None:
         """The code asks how many elements a tensor has, in a way that cannot be followed."""
         for labels in self.dims(tensor)[: 1 if first_only else None]:
             self.freeze(labels, _LOST)
-
-    def size_labels(self, given: Given, length: int) -> LabelArray:
-        """Labels for a new dimension whose length the code gave as ``given``."""
-        if not isinstance(given, Size):
-            return None
-        if (counted := given.terms.counted) is not None:
-            return counted
-        labels = self.store.fresh(length)
-        self.demand(labels, given)
-        return labels
 
     def demand(self, target: IntArray, given: Size) -> None:
         """After any cut ``target`` must have as many left as the code computes."""
@@ -270,27 +214,11 @@ class Recorder:
             reason = self.reason(f"the code computes {source}another size than is left")
             self.store.demand(labels, terms, reason)
 
-    def follow(self, target: IntArray, given: Given) -> None:
-        """The code gives the length of ``target``; what is a constant cannot shrink."""
-        if isinstance(given, Size):
-            self.demand(target, given)
-        elif given is not None:
-            self.freeze(target, f"the size {int(given)} is written as a constant")
-
-    def mix(self, labels: TensorLabels) -> None:
-        """Something is done with a dimension that was split, besides moving it about."""
-        if labels.grid is not None:
-            self.store.mark_mixed(labels.dims[labels.grid.inner])
-
-    def tie(
-        self, rows: IntArray, text: str, *, column: LabelArray = None, followed: bool = False
-    ) -> None:
-        """Keep the rows equal: the same column of every row lives or dies together.
-
-        ``column`` holds a label for each column; ``followed``: see :class:`Partition`.
-        """
-        partition = Partition((rows,), (column,), whole=False, reason=self.reason(text))
-        self.store.partition(replace(partition, followed=followed))
+    def mix(self, tensor: Tensor) -> None:
+        """Something is done with dimensions that were split, besides moving them about."""
+        found: TensorLabels | None = getattr(tensor, _ATTRIBUTE, None)
+        if found is not None and found.grid is not None:
+            self.store.mark_mixed(found.dims[found.grid.inner])
 
     def leaves(self, tensor: Tensor, way: str) -> None:
         """The code takes a tensor's data to where no operator is seen; it keeps no labels."""
@@ -305,51 +233,7 @@ class Recorder:
         for one in (tensor, data):
             self.leaves(one, "an assignment to .data")
 
-    # ---- what the modes call --------------------------------------------------------------
-
-    def operator(self, func: Any, arguments: Mapping[str, Any], result: Any) -> None:
-        """Apply the rule of one operator."""
-        outputs = tuple(tensors_in((result,)))
-        inputs = list(tensors_in(arguments.values()))
-        op = Op(func, arguments, outputs, inputs)
-        self._inherited = 0
-        for tensor in inputs:
-            if (name := self._names.get(id(tensor))) is not None:
-                self.findings.reached.add(name)
-            found = getattr(tensor, _ATTRIBUTE, None)
-            self._inherited = self._inherited or (found.reason if found is not None else 0)
-        self._calls[func] += 1
-        if func not in self._known:
-            self._known[func] = self._rules(func), op.name
-        rule, self._operator = self._known[func]
-        self._apply_rule(rule, op)
-        if self._operator not in _MOVES:
-            for tensor in inputs:
-                found = getattr(tensor, _ATTRIBUTE, None)
-                if found is not None and found.grid is not None:
-                    self.mix(found)
-        self._write_recount(op)
-        self.values.operator(self.module_name, op)
-        if self.streams.selecting:
-            self.streams.note(map(self.dims, op.inputs), map(self.dims, op.outputs))
-        self._operator = ""
-
-    def _apply_rule(self, rule: Rule, op: Op) -> None:
-        """A rule that fails must not fail the user's network: freeze, and say so."""
-        try:
-            rule(self, op)
-        except Exception as error:  # noqa: BLE001 - whatever a rule did not foresee
-            text = f"the rule for {op.name} failed ({type(error).__name__}: {error})"
-            self.findings.notes.append(f"{text}; please tell its author. Its channels are kept.")
-            self.freeze_all(op, text)
-
-    def _write_recount(self, op: Op) -> None:
-        """Record what :meth:`recount` asked for, now that the outputs have their labels."""
-        inputs, self._recounted = self._recounted, None
-        if self.measuring and inputs is not None:
-            outputs = tuple(self.dims(t) for t in op.outputs)
-            call = self._calls[op.func] - 1
-            self.findings.recounts.append(Recount(str(op.func), call, inputs, outputs))
+    # ---- modules --------------------------------------------------------------------------
 
     def enter_module(self, name: str, module: nn.Module) -> None:
         """A module's forward begins."""
@@ -373,8 +257,20 @@ class Recorder:
             self.findings.witnesses.append(Witness(name, call, self.dims(output), value))
 
 
+def _check_lengths(dims: Dims, shape: tuple[int, ...]) -> None:
+    fits = len(dims) == len(shape)
+    for labels, size in zip(dims, shape, strict=False):
+        fits = fits and (labels is None or len(labels) == size)
+    if not fits:
+        found = [None if labels is None else len(labels) for labels in dims]
+        raise ValueError(f"labels of lengths {found} do not fit an output of shape {list(shape)}")
+
+
 def _layout(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape and strides, which a sparse or nested tensor does not have."""
     if tensor.layout is not torch.strided or tensor.is_nested:
-        return (), ()
+        return _NO_LAYOUT
     return tuple(tensor.shape), tensor.stride()
+
+
+_NO_LAYOUT: tuple[tuple[int, ...], tuple[int, ...]] = (), ()

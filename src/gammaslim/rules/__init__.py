@@ -2,6 +2,8 @@
 
 from gammaslim.rules import (
     attention,
+    cuts,
+    folds,
     norms,
     pointwise,
     positions,
@@ -11,12 +13,15 @@ from gammaslim.rules import (
     spectra,
     weights,
 )
-from gammaslim.rules.registry import FUNCTION_RULES, RULES, rule, rule_for
+from gammaslim.rules.registry import FUNCTION_RULES, RULES, rule
+from gammaslim.rules.user import rule_for
 
 __all__ = [
     "FUNCTION_RULES",
     "RULES",
     "attention",
+    "cuts",
+    "folds",
     "norms",
     "pointwise",
     "positions",

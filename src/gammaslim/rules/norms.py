@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from gammaslim.labels.store import LabelArray, Partition
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder
+from gammaslim.labels.store import Partition
+from gammaslim.recording.operator_call import ALWAYS, OperatorCall
 from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 
@@ -16,99 +15,69 @@ from gammaslim.rules.registry import rule
     "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_with_update",
     "_batch_norm_no_update", "batch_norm_with_update",
 )  # fmt: skip
-def batch_norm(recorder: Recorder, op: Op) -> None:
+def batch_norm(call: OperatorCall) -> None:
     """Y = γ (x − μ) / σ + β, each channel by itself; γ of a named tensor is a scale."""
-    x, weight = op["input"], op.get("weight")
-    dims = list(recorder.dims(x))
+    x, weight, bias = call["input"], call.get("weight"), call.get("bias")
+    tensors = [weight, bias, call.get("running_mean"), call.get("running_var")]
+    per_channel = [t for t in tensors if t is not None]
+    dims = list(call.labels(x))
     channels = dims[1]
-    own = recorder.dims(weight)[0] if weight is not None else None
-    # Of a BatchNorm module only: InstanceNorm repeats its weight for every image.
-    module = recorder.module_name
-    mine = recorder.name_of(weight) == f"{module}.weight"
-    if recorder.streams.select(module if mine else "", channels, own):
-        channels = own
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if (own := op.get(name)) is not None:
-            channels = recorder.unite(channels, recorder.dims(own)[0], recorder.labels(x).reason)
+    if call.selects(channels, weight):
+        channels = call.labels(weight)[0]
+    for tensor in per_channel:
+        channels = call.unite(channels, call.labels(tensor)[0], call.fixed_for(x))
     dims[1] = channels
-    _remember_scale(recorder, op)
-    _statistics_over(recorder, op, dims)
-    affine = weight is not None and op.get("bias") is not None
-    recorder.give(op.out, dims, zero=affine or recorder.labels(x).zero)
-    for out in op.outputs[1:]:
+    call.scales(weight, bias)
+    for axis, labels in enumerate(dims):
+        if axis != 1 and labels is not None:  # its number enters the statistics
+            # The input counts by what this BatchNorm reads of it, which may be less than there is.
+            call.counts(labels, [tuple(dims), *per_channel])
+    affine = weight is not None and bias is not None
+    call.give(call.out, dims, zero=ALWAYS if affine else [x])
+    for out in call.outputs[1:]:
         if out.ndim == 1 and out.shape[0] == x.shape[1]:
-            recorder.give(out, (channels,))
-
-
-def _remember_scale(recorder: Recorder, op: Op) -> None:
-    name = recorder.name_of(op.get("weight"))
-    if name is not None:
-        recorder.findings.scales[name] = recorder.name_of(op.get("bias"))
-
-
-def _statistics_over(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
-    """Mark channels whose number enters the statistics, as in weight standardisation.
-
-    ``dims``: those of the output.
-    """
-    labelled = [d for i, d in enumerate(dims) if i != 1 and d is not None]
-    for labels in labelled:
-        recorder.depends_on_count(labels)
-    if labelled:
-        tensors = (op.get(name) for name in ("weight", "bias", "running_mean", "running_var"))
-        # The input counts by what this BatchNorm reads of it, which may be less than there is.
-        recorder.recount([tuple(dims), *(t for t in tensors if t is not None)])
+            call.give(out, (channels,))
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
-def layer_norm(recorder: Recorder, op: Op) -> None:
+def layer_norm(call: OperatorCall) -> None:
     """Statistics over the last dimensions: they depend on how many channels there are."""
-    x, weight, bias = op["input"], op.get("weight"), op.get("bias")
-    affine = [t for t in (weight, bias) if t is not None]
-    dims = broadcast(recorder, [x, *affine], tuple(x.shape))
-    normalized = dims[x.ndim - len(op["normalized_shape"]) :]
-    if isinstance(recorder.module, nn.LayerNorm | nn.RMSNorm):
-        recorder.findings.normalized[recorder.module_name] = normalized
+    x, weight, bias = call["input"], call.get("weight"), call.get("bias")
+    tensors = [t for t in (x, weight, bias) if t is not None]
+    dims = broadcast(call, tensors, tuple(x.shape))
+    normalized = dims[x.ndim - len(call["normalized_shape"]) :]
+    if isinstance(call.module, nn.LayerNorm | nn.RMSNorm):
+        call.normalizes(normalized)
     else:
-        shape = recorder.call.given("normalized_shape", op["normalized_shape"])
+        shape = call.given("normalized_shape", call["normalized_shape"])
         for labels, given in zip(normalized, shape, strict=True):
             if labels is not None:
-                recorder.follow(labels, given)
-    inner = [d for d in normalized if d is not None]
-    recorder.give(op.out, dims, zero=weight is not None and bias is not None)
-    for labels in inner:
-        recorder.depends_on_count(labels)
-    if inner:
-        recorder.recount([x, *affine])
+                call.follow(labels, given)
+    call.give(call.out, dims, zero=ALWAYS if len(tensors) == 3 else False)
+    for labels in normalized:
+        call.counts(labels, tensors)
 
 
 @rule("native_group_norm")
-def group_norm(recorder: Recorder, op: Op) -> None:
+def group_norm(call: OperatorCall) -> None:
     """Statistics over each group: whole groups go exactly, equal columns change the counts."""
-    x, weight, bias, groups = op["input"], op["weight"], op["bias"], op["group"]
-    affine = [t for t in (weight, bias) if t is not None]
-    dims = list(recorder.dims(x))
-    for own in affine:
-        dims[1] = recorder.unite(dims[1], recorder.dims(own)[0], recorder.labels(x).reason)
-    recorder.give(op.out, dims, zero=weight is not None and bias is not None)
+    x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["group"]
+    tensors = [t for t in (x, weight, bias) if t is not None]
+    dims = list(call.labels(x))
+    for tensor in tensors[1:]:
+        dims[1] = call.unite(dims[1], call.labels(tensor)[0], call.fixed_for(x))
+    call.give(call.out, dims, zero=ALWAYS if len(tensors) == 3 else False)
     channels = dims[1]
-    if channels is None:
-        return
-    if groups > 1:
+    if channels is not None and groups > 1:
         rows = (channels.reshape(groups, -1),)
-        reason = recorder.reason(f"group normalisation with {groups} groups")
-        recorder.store.partition(Partition(rows, (None,), whole=False, reason=reason))
-    recorder.depends_on_count(channels)
-    recorder.recount([x, *affine])
+        reason = call.reason(f"group normalisation with {groups} groups")
+        call.partition(Partition(rows, (None,), whole=False, reason=reason))
+    call.counts(channels, tensors)
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
-def softmax(recorder: Recorder, op: Op) -> None:
+def softmax(call: OperatorCall) -> None:
     """Normalises over one dimension; channels along it count, all others pass."""
-    x = op["self"]
-    dims = recorder.dims(x)
-    along = dims[op["dim"]]
-    recorder.give(op.out, dims)
-    if along is not None:
-        recorder.depends_on_count(along)
-        recorder.recount([x])
+    dims = call.labels(call["self"])
+    call.give(call.out, dims)
+    call.counts(dims[call["dim"]])

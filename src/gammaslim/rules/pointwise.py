@@ -8,8 +8,7 @@ from torch import Tensor
 
 from gammaslim.labels.store import LabelArray
 from gammaslim.recording.findings import Dims
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.operator_call import ALWAYS, OperatorCall
 from gammaslim.rules.registry import rule
 
 ZERO_TO_ZERO = frozenset([
@@ -36,75 +35,74 @@ QUOTIENTS = frozenset(["div", "true_divide", "floor_divide", "fmod", "remainder"
     "log_sigmoid_forward", "where", "rrelu", "native_dropout", "zero",
     "exponential", "log_normal", "complex",
 )  # fmt: skip
-def pointwise(recorder: Recorder, op: Op) -> None:
+def pointwise(call: OperatorCall) -> None:
     """Unite what meets index by index; broadcasting over a size-1 dimension couples nothing."""
-    tensors = op.inputs
-    shape = tuple(op.out.shape)
-    dims = broadcast(recorder, tensors, shape)
-    name = op.func.overloadpacket.__name__.rstrip("_")
-    zero = _zero(recorder, op, name, tensors, dims)
-    if name in SINGULAR and any(labels is not None for labels in dims):
-        recorder.recount([_aligned(t, op.out, dims) for t in tensors])
-        zero = True
-    for out in op.outputs:
+    shape = tuple(call.out.shape)
+    dims = broadcast(call, call.inputs, shape)
+    zero = _zero(call, dims)
+    if call.operator in SINGULAR and any(labels is not None for labels in dims):
+        call.recount([_aligned(tensor, shape, dims) for tensor in call.inputs])
+        zero = ALWAYS
+    for out in call.outputs:
         if tuple(out.shape) == shape:
-            recorder.give(out, dims, zero=zero)
+            call.give(out, dims, zero=zero)
 
 
-def _aligned(tensor: Tensor, out: Tensor, dims: Dims) -> Dims:
+def _aligned(tensor: Tensor, shape: tuple[int, ...], dims: Dims) -> Dims:
     """The result's labels on every dimension of an operand that was not broadcast."""
-    lead = out.ndim - tensor.ndim
-    pairs = zip(tensor.shape, out.shape[lead:], dims[lead:], strict=True)
+    lead = len(shape) - tensor.ndim
+    pairs = zip(tensor.shape, shape[lead:], dims[lead:], strict=True)
     return tuple(labels if own == full else None for own, full, labels in pairs)
 
 
-def broadcast(recorder: Recorder, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Dims:
+def broadcast(call: OperatorCall, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Dims:
     """Labels of the broadcast of ``tensors``, right-aligned to ``shape``, after uniting them."""
     dims: list[LabelArray] = [None] * len(shape)
+    operands = [(t.shape, call.labels(t), call.fixed_for(t)) for t in tensors]
     for position, size in enumerate(shape):
-        found: list[tuple[LabelArray, int]] = []
-        for tensor in tensors:
-            own = position - (len(shape) - tensor.ndim)
-            if own >= 0 and tensor.shape[own] == size:
-                labels = recorder.labels(tensor)
-                found.append((labels.dims[own], labels.reason))
-        if found and size != 1:
-            dims[position] = _united(recorder, found)
+        met = [
+            (labels[own], reason)
+            for sizes, labels, reason in operands
+            if (own := position - len(shape) + len(sizes)) >= 0 and sizes[own] == size
+        ]
+        if size == 1 or not met:
+            continue
+        (united, why), *others = met
+        for labels, reason in others:
+            why = why if united is None else reason
+            united = call.unite(united, labels, why)
+        dims[position] = united
     return tuple(dims)
 
 
-def _united(recorder: Recorder, found: list[tuple[LabelArray, int]]) -> LabelArray:
-    united, why = found[0]
-    for labels, reason in found[1:]:
-        fixed = why if united is None else reason
-        united, why = recorder.unite(united, labels, fixed), fixed
-    return united
-
-
-def _zero(recorder: Recorder, op: Op, name: str, tensors: Sequence[Tensor], dims: Dims) -> bool:
-    """Whether a removed channel is exactly zero in the result, in the masked network."""
-    spans = [_spans(recorder, t, dims) and recorder.labels(t).zero for t in tensors]
+def _zero(call: OperatorCall, dims: Dims) -> bool | Sequence[Tensor]:
+    """The tensors that make a removed channel exactly zero in the result, if any do."""
+    name, tensors = call.operator, call.inputs
+    # One that was broadcast along the channels has no element that is a removed channel's own.
+    spans = [_spans(call, tensor, dims) for tensor in tensors]
     if name in PRODUCTS:
-        return any(spans)
+        pairs = zip(tensors, spans, strict=True)
+        return next(([tensor] for tensor, own in pairs if own and call.zero(tensor)), False)
     if name in ZERO_TO_ZERO or name in QUOTIENTS:
-        return bool(spans) and spans[0]
-    return all(spans) and _maps_zero_to_zero(op, name, len(tensors))
+        return tensors[:1] if spans and spans[0] else False
+    return all(spans) and _maps_zero_to_zero(call, len(tensors))
 
 
-def _maps_zero_to_zero(op: Op, name: str, tensors: int) -> bool:
-    """Whether the result is zero where every tensor operand is."""
-    if name in ("add", "sub") and tensors == 1:
-        return op["other"] == 0
-    if name == "hardtanh":
-        return op["min_val"] <= 0 <= op["max_val"]
-    return name in ("native_dropout", "zero", "copy", "complex", *SUMS)
-
-
-def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
+def _spans(call: OperatorCall, tensor: Tensor, dims: Dims) -> bool:
     """Whether the tensor itself carries every labelled dimension of the result."""
-    own = recorder.dims(tensor)
+    own = call.labels(tensor)
     padded = (None,) * (len(dims) - len(own)) + tuple(own)
     return all(have is not None for have, out in zip(padded, dims, strict=True) if out is not None)
+
+
+def _maps_zero_to_zero(call: OperatorCall, tensors: int) -> bool:
+    """Whether the result is zero where every tensor operand is."""
+    name = call.operator
+    if name in ("add", "sub") and tensors == 1:
+        return call["other"] == 0
+    if name == "hardtanh":
+        return call["min_val"] <= 0 <= call["max_val"]
+    return name in ("native_dropout", "zero", "copy", "complex", *SUMS)
 
 
 @rule(
@@ -112,37 +110,37 @@ def _spans(recorder: Recorder, tensor: Tensor, dims: Dims) -> bool:
     "positive",
     "_conj", "resolve_conj", "resolve_neg", "to",
 )  # fmt: skip
-def identity(recorder: Recorder, op: Op) -> None:
+def identity(call: OperatorCall) -> None:
     """The same tensor under another name, type or memory layout."""
-    source = recorder.labels(op.inputs[0])
-    recorder.give(op.out, source.dims, zero=source.zero, reason=source.reason, grid=source.grid)
+    x = call.inputs[0]
+    reason, grid = call.fixed_for(x), call.follow_grid(x)
+    call.give(call.out, call.labels(x), zero=[x], reason=reason, grid=grid)
 
 
 @rule("is_pinned", "is_same_size")
-def question(recorder: Recorder, op: Op) -> None:
+def question(call: OperatorCall) -> None:
     """Asks where or how large tensors are; whatever goes, the answer stays as it is."""
-    del recorder, op
+    del call
 
 
 @rule(
     "zeros_like", "empty_like", "ones_like", "full_like", "rand_like", "randn_like",
 )  # fmt: skip
-def like(recorder: Recorder, op: Op) -> None:
+def like(call: OperatorCall) -> None:
     """A new tensor of the same size: it follows the same labels."""
-    name = op.func.overloadpacket.__name__
-    recorder.give(op.out, recorder.dims(op["self"]), zero=name == "zeros_like")
+    zero = ALWAYS if call.operator == "zeros_like" else False
+    call.give(call.out, call.labels(call["self"]), zero=zero)
 
 
 @rule(
     "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty",
     "new_full",
 )  # fmt: skip
-def factory(recorder: Recorder, op: Op) -> None:
+def factory(call: OperatorCall) -> None:
     """A new tensor of a given size: dimensions follow the sizes that the code read."""
-    given = recorder.call.given("size", op["size"])
-    pairs = zip(given, op.out.shape, strict=True)
-    dims = [recorder.size_labels(g, n) for g, n in pairs]
-    if recorder.call.written("pad") is not None:  # circular: copied into a tensor of its own making
-        dims[:2] = recorder.dims(recorder.call.written("input"))[:2]
-    if any(d is not None for d in dims):
-        recorder.give(op.out, dims, zero="zeros" in op.name)
+    pairs = zip(call.given("size", call["size"]), call.out.shape, strict=True)
+    dims = [call.size_labels(given, length) for given, length in pairs]
+    if call.written("pad") is not None:  # circular: copied into a tensor of its own making
+        dims[:2] = call.labels(call.written("input"))[:2]
+    if any(labels is not None for labels in dims):
+        call.give(call.out, dims, zero=ALWAYS if "zeros" in call.name else False)

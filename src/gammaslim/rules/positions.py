@@ -4,91 +4,90 @@ from __future__ import annotations
 
 from gammaslim.labels.store import LabelArray
 from gammaslim.network.input_index import selected_places
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.operator_call import OperatorCall
 from gammaslim.rules.registry import rule
-from gammaslim.rules.shapes import pass_on
+
+BY_POSITION = "single channels are taken by their position"
+CONSTANT_POSITIONS = "channels are taken by constant positions"
+OF_AN_INDEX = "dimension of an index tensor"
 
 
 @rule("select")
-def select(recorder: Recorder, op: Op) -> None:
+def select(call: OperatorCall) -> None:
     """One index of a dimension: along channels, a constant position cannot follow."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims.pop(op["dim"]), "single channels are taken by their position")
-    pass_on(recorder, op, dims)
+    dims = list(call.labels(call["self"]))
+    call.freeze(dims.pop(call["dim"]), BY_POSITION)
+    call.give(call.out, dims, zero=True)
 
 
 @rule("unbind")
-def unbind(recorder: Recorder, op: Op) -> None:
+def unbind(call: OperatorCall) -> None:
     """Every index of a dimension by itself."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims.pop(op.get("dim", 0)), "single channels are taken by their position")
-    for out in op.outputs:
-        recorder.give(out, dims, zero=recorder.labels(op["self"]).zero)
+    dims = list(call.labels(call["self"]))
+    call.freeze(dims.pop(call.get("dim", 0)), BY_POSITION)
+    for out in call.outputs:
+        call.give(out, dims, zero=True)
 
 
 @rule("flip")
-def flip(recorder: Recorder, op: Op) -> None:
+def flip(call: OperatorCall) -> None:
     """Labels in reverse order: whatever survives keeps that order."""
-    dims = list(recorder.dims(op["self"]))
-    for axis in op["dims"]:
+    dims = list(call.labels(call["self"]))
+    for axis in call["dims"]:
         labels = dims[axis]
         dims[axis] = None if labels is None else labels[::-1].copy()
-    pass_on(recorder, op, dims)
+    call.give(call.out, dims, zero=True)
 
 
 @rule("roll")
-def roll(recorder: Recorder, op: Op) -> None:
+def roll(call: OperatorCall) -> None:
     """Rolled channels would land elsewhere after a cut: they are kept; other dimensions pass."""
-    dims = list(recorder.dims(op["self"]))
-    for axis in op["dims"] or range(len(dims)):
-        recorder.freeze(dims[axis], "channels are rolled by a constant")
-    pass_on(recorder, op, dims)
+    dims = call.labels(call["self"])
+    for axis in call["dims"] or range(len(dims)):
+        call.freeze(dims[axis], "channels are rolled by a constant")
+    call.give(call.out, dims, zero=True)
 
 
-@rule("index", "index_select", "gather", "_unsafe_index", "take_along_dim")
-def index(recorder: Recorder, op: Op) -> None:
+@rule("index", "_unsafe_index")
+def index(call: OperatorCall) -> None:
     """Dimensions that are indexed by position are kept; all others pass."""
-    x = op["self"]
-    dims = list(recorder.dims(x))
-    if "indices" not in op.arguments:
-        _index_one(recorder, op, dims)
-        return
-    indices = op["indices"]
-    used = [i for i, item in enumerate(indices) if item is not None]
+    x, indices = call["self"], call["indices"]
+    dims = call.labels(x)
+    used = [axis for axis, item in enumerate(indices) if item is not None]
     for axis in used:
-        recorder.freeze(dims[axis], "channels are taken by constant positions")
-    for item in indices:
-        for labels in recorder.dims(item) if item is not None else ():
-            recorder.freeze(labels, "dimension of an index tensor")
-    added = op.out.ndim - (x.ndim - len(used))
+        call.freeze(dims[axis], CONSTANT_POSITIONS)
+        for labels in call.labels(indices[axis]):
+            call.freeze(labels, OF_AN_INDEX)
+    # What the index tensors make stands where they stood, or first where others lie between them.
     together = used == list(range(used[0], used[-1] + 1)) if used else True
-    rest: list[LabelArray] = [d for i, d in enumerate(dims) if i not in used]
-    place = (used[0] if used else 0) if together else 0
-    rest[place:place] = [None] * added
-    pass_on(recorder, op, rest)
+    place = used[0] if used and together else 0
+    rest: list[LabelArray] = [labels for axis, labels in enumerate(dims) if axis not in used]
+    rest[place:place] = [None] * (call.out.ndim - len(rest))
+    call.give(call.out, rest, zero=[x])
 
 
-def _index_one(recorder: Recorder, op: Op, dims: list[LabelArray]) -> None:
-    axis = op["dim"]
-    places = selected_places(recorder.module, op["index"])
+@rule("index_select", "gather", "take_along_dim")
+def index_one(call: OperatorCall) -> None:
+    """Along one dimension indices are taken by position; a BatchNorm's own index follows a cut."""
+    x, axis = call["self"], call["dim"]
+    dims = list(call.labels(x))
+    places = selected_places(call.module, call["index"])
     if places is None:
-        recorder.freeze(dims[axis], "channels are taken by constant positions")
+        call.freeze(dims[axis], CONSTANT_POSITIONS)
         dims[axis] = None
     else:
-        dims[axis] = recorder.streams.pick(dims[axis], op["self"].shape[axis], places)
-    if op["self"].ndim == op["index"].ndim and "gather" in op.name:
-        reason = "dimension of an index tensor"
-        for labels in (*recorder.dims(op["index"]), *dims):
-            recorder.freeze(labels, reason)
+        dims[axis] = call.picks(dims[axis], x.shape[axis], places)
+    if call.operator == "gather":
+        for labels in (*call.labels(call["index"]), *dims):
+            call.freeze(labels, OF_AN_INDEX)
         dims = [None] * len(dims)
-    pass_on(recorder, op, dims)
+    call.give(call.out, dims, zero=[x])
 
 
 @rule("unfold")
-def unfold(recorder: Recorder, op: Op) -> None:
+def unfold(call: OperatorCall) -> None:
     """Sliding windows along one dimension, put last."""
-    dims = list(recorder.dims(op["self"]))
-    recorder.freeze(dims[op["dimension"]], "windows slide along the channels")
-    dims[op["dimension"]] = None
-    pass_on(recorder, op, [*dims, None])
+    dims = list(call.labels(call["self"]))
+    call.freeze(dims[call["dimension"]], "windows slide along the channels")
+    dims[call["dimension"]] = None
+    call.give(call.out, [*dims, None], zero=True)

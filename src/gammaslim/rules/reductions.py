@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from torch import Tensor
-
-from gammaslim.labels.store import LabelArray
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder
+from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.rules.pointwise import pointwise
 from gammaslim.rules.registry import rule
 
 SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])
@@ -20,38 +16,24 @@ SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])
     "sum", "mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean",
     "logsumexp", "linalg_vector_norm", "norm", "any", "all", "argmax", "argmin", "median",
 )  # fmt: skip
-def reduction(recorder: Recorder, op: Op) -> None:
+def reduction(call: OperatorCall) -> None:
     """Channels along a reduced dimension count; all others pass."""
-    x = op.inputs[0]
-    if len(op.inputs) > 1:  # max(a, b) of two tensors is pointwise
-        from gammaslim.rules.pointwise import pointwise
-
-        pointwise(recorder, op)
+    x, *others = call.inputs
+    if others:  # max(a, b) of two tensors
+        pointwise(call)
         return
-    labels = recorder.labels(x)
-    reduced = _dimensions(op.get("dim"), x.ndim)
-    lost = [labels.dims[d] for d in reduced if labels.dims[d] is not None]
-    keep = bool(op.get("keepdim", False))
-    dims = [None if i in reduced else d for i, d in enumerate(labels.dims)]
-    if not keep:
-        dims = [d for i, d in enumerate(dims) if i not in reduced]
-    name = op.func.overloadpacket.__name__
-    for out in op.outputs:
-        if out.ndim == len(dims):
-            recorder.give(out, dims, zero=labels.zero and name in (*SUM_LIKE, "mean", "amax"))
-    exact = name in SUM_LIKE and labels.zero
-    for gone in lost:
-        if gone is not None and not exact:
-            recorder.depends_on_count(gone)
-    if lost and not exact:
-        recorder.recount([x])
-
-
-def _dimensions(dim: int | Sequence[int] | None, ndim: int) -> set[int]:
-    if dim is None or (isinstance(dim, list | tuple) and not dim):
-        return set(range(ndim))
-    dims = [dim] if isinstance(dim, int) else dim
-    return {d % max(ndim, 1) for d in dims}
+    dims, dim = call.labels(x), call.get("dim")
+    listed = [dim] if isinstance(dim, int) else dim or range(x.ndim)
+    reduced = {axis % max(x.ndim, 1) for axis in listed}
+    rest = [None if axis in reduced else labels for axis, labels in enumerate(dims)]
+    if not call.get("keepdim", False):
+        rest = [labels for axis, labels in enumerate(rest) if axis not in reduced]
+    for out in call.outputs:
+        if out.ndim == len(rest):
+            call.give(out, rest, zero=call.operator in (*SUM_LIKE, "mean", "amax"))
+    if not (call.operator in SUM_LIKE and call.zero(x)):  # to which a removed zero adds nothing
+        for axis in reduced:
+            call.counts(dims[axis])
 
 
 @rule(
@@ -66,32 +48,29 @@ def _dimensions(dim: int | Sequence[int] | None, ndim: int) -> set[int]:
     "replication_pad2d", "replication_pad3d", "grid_sampler_2d", "grid_sampler_3d",
     "fractional_max_pool2d", "max_unpool2d",
 )  # fmt: skip
-def spatial(recorder: Recorder, op: Op) -> None:
+def spatial(call: OperatorCall) -> None:
     """Acts on the trailing spatial dimensions, each channel by itself."""
-    x = op.inputs[0]
-    match = re.search(r"([123])d", op.name)
+    x, *others = call.inputs
+    match = re.search(r"([123])d", call.name)
     count = int(match.group(1)) if match else 2
-    labels = recorder.labels(x)
-    lead, trailing = labels.dims[: x.ndim - count], labels.dims[x.ndim - count :]
-    for own in trailing:
-        recorder.freeze(own, "channels run along a spatial dimension")
-    if len(op.inputs) > 1:
-        for other in op.inputs[1:]:
-            for own in recorder.dims(other):
-                recorder.freeze(own, "channels run along a sampling grid")
-    for out in op.outputs:
-        spread = [None] * (out.ndim - len(lead))
-        recorder.give(out, (*lead, *spread), zero=labels.zero)
+    dims = call.labels(x)
+    lead, trailing = dims[: x.ndim - count], dims[x.ndim - count :]
+    for labels in trailing:
+        call.freeze(labels, "channels run along a spatial dimension")
+    for labels in (own for other in others for own in call.labels(other)):
+        call.freeze(labels, "channels run along a sampling grid")
+    for out in call.outputs:
+        call.give(out, (*lead, *(None,) * (out.ndim - len(lead))), zero=[x])
 
 
 @rule("cumsum", "cumprod", "sort", "topk", "cummax", "cummin", "logcumsumexp", "kthvalue")
-def along(recorder: Recorder, op: Op) -> None:
+def along(call: OperatorCall) -> None:
     """Order along one dimension matters: channels there are kept, all others pass."""
-    x: Tensor = op["self"]
-    dims: list[LabelArray] = list(recorder.dims(x))
-    axis = op.get("dim", -1) % max(x.ndim, 1)
-    recorder.freeze(dims[axis], f"{op.name} runs along the channels")
+    x = call["self"]
+    dims = list(call.labels(x))
+    axis = call.get("dim", -1) % max(x.ndim, 1)
+    call.freeze(dims[axis], f"{call.name} runs along the channels")
     dims[axis] = None
-    for out in op.outputs:
+    for out in call.outputs:
         if out.ndim == x.ndim:
-            recorder.give(out, dims)
+            call.give(out, dims)

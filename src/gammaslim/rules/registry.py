@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder, Rule
-from gammaslim.recording.sizes import PythonCall
-from gammaslim.rules.user import user_rule
-
-FunctionRule = Callable[[Recorder, PythonCall], None]
+from gammaslim.recording.operator_call import OperatorCall, Rule
 
 RULES: dict[Any, Rule] = {}
 """Operator (overload packet) -> its rule; each operator stands here once."""
@@ -39,42 +34,35 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-FUNCTION_RULES: dict[Any, FunctionRule] = {}
+FUNCTION_RULES: dict[Any, Rule] = {}
 """Torch function -> what must be known of its Python arguments, before it becomes operators."""
 
 
-def function_rule(function: Any) -> Callable[[FunctionRule], FunctionRule]:
-    """Register a rule for a torch function, seen with the arguments that the network gave."""
+def function_rule(function: Any) -> Callable[[Rule], Rule]:
+    """Register a rule for a torch function, seen with the arguments that the network gave.
 
-    def register(body: FunctionRule) -> FunctionRule:
+    ``signatures.py`` must have the names of its parameters.
+    """
+
+    def register(body: Rule) -> Rule:
         FUNCTION_RULES[function] = body
         return body
 
     return register
 
 
-def rule_for(func: Any) -> Rule:
-    """The rule of an operator: its own, the pointwise one if PyTorch says so, else freeze.
-
-    A higher-order operator (``torch.cond``) calls functions of the network, and has no rule.
-    """
-    if not isinstance(func, OpOverload):
-        return unknown
-    found = RULES.get(func.overloadpacket) or user_rule(func)
-    if found is not None:
-        return found
-    if torch.Tag.pointwise in func.tags or _in_place_pointwise(func.overloadpacket):
-        return RULES[torch.ops.aten.add]
-    return unknown
-
-
-def _in_place_pointwise(packet: Any) -> bool:
-    """Whether this is the in-place twin of an operator that PyTorch calls pointwise."""
+def built_in(func: OpOverload[..., Any]) -> Rule | None:
+    """The rule that is written here for an operator, or the one for all that are pointwise."""
+    packet = func.overloadpacket
+    if packet in RULES:
+        return RULES[packet]
     name = packet.__name__
     twin = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    return twin is not None and torch.Tag.pointwise in getattr(twin, twin.overloads()[0]).tags
+    forms = [func] if twin is None else [func, getattr(twin, twin.overloads()[0])]
+    pointwise = any(torch.Tag.pointwise in form.tags for form in forms)
+    return RULES[torch.ops.aten.add] if pointwise else None
 
 
-def unknown(recorder: Recorder, op: Op) -> None:
+def unknown(call: OperatorCall) -> None:
     """Freeze everything that an operator without a rule touches."""
-    recorder.freeze_all(op, f"unknown operator {op.name}")
+    call.freeze_all(f"unknown operator {call.name}")

@@ -2,118 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self
 
-import numpy as np
-from torch import Tensor
+import torch
+from torch._C import DispatchKey
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
-from gammaslim.arrays import IntArray
 from gammaslim.errors import RuleError
-from gammaslim.labels.store import LabelArray
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder
-
-_PYTORCH = ("aten", "prim", "prims")
-
-
-class OperatorCall:
-    """One call of a custom operator: what its rule may ask, and what it may say.
-
-    ``name`` is the operator's name, ``inputs`` are all its tensor arguments and ``outputs`` all the
-    tensors that it returned; ``call["x"]`` is the argument that its schema calls ``x``.  Tensors
-    may be without data: a rule reads their shapes, never their values.
-    """
-
-    def __init__(self, recorder: Recorder, op: Op) -> None:
-        """For the call ``op``, whose labels ``recorder`` keeps."""
-        self._recorder = recorder
-        self._op = op
-        self._spoken: list[IntArray] = []
-        self._given: set[int] = set()
-        self.name: str = op.name
-        self.inputs: tuple[Tensor, ...] = tuple(op.inputs)
-        self.outputs: tuple[Tensor, ...] = op.outputs
-
-    def __getitem__(self, argument: str) -> Any:
-        """The argument of that name."""
-        return self._op[argument]
-
-    def labels(self, tensor: Tensor) -> tuple[LabelArray, ...]:
-        """The labels of a tensor: per dimension an array with one integer per index, or ``None``.
-
-        Indices of one label live and die together.  Arrays may be cut, joined and reordered, but
-        not computed with.  ``None`` is a dimension of which nothing may go.
-        """
-        return self._recorder.dims(tensor)
-
-    def unite(self, left: LabelArray, right: LabelArray) -> LabelArray:
-        """The i-th index of both lives or dies together; gives the labels of what comes of them."""
-        if left is not None and right is not None and left.shape != right.shape:
-            raise ValueError(f"{len(left)} labels cannot be united with {len(right)}")
-        self._speak(left, right)
-        return self._recorder.unite(left, right)
-
-    def freeze(self, labels: LabelArray, why: str) -> None:
-        """None of these indices may go, because ``why``."""
-        self._speak(labels)
-        self._recorder.freeze(labels, why)
-
-    def counts(self, labels: LabelArray) -> None:
-        """The result depends on how many of these indices there are, as a mean over them does.
-
-        They may go, but inexactly: the reference is this operator over the kept ones only.
-        """
-        if labels is not None:
-            self._speak(labels)
-            self._recorder.depends_on_count(labels)
-            self._recorder.recount(self.inputs)
-
-    def give(self, output: Tensor, labels: Sequence[LabelArray], *, zero: bool = False) -> None:
-        """The labels of an output, one entry per dimension.
-
-        ``zero``: where a removed channel is zero in all inputs, it is zero in this output.
-        """
-        found = [None if own is None else len(own) for own in labels]
-        shape = list(output.shape)
-        if len(found) != len(shape) or any(n not in (None, m) for n, m in zip(found, shape)):  # noqa: B905
-            raise ValueError(f"labels of lengths {found} do not fit an output of shape {shape}")
-        self._speak(*labels)
-        self._given.add(id(output))
-        zeros = [self._recorder.labels(tensor).zero for tensor in self.inputs]
-        self._recorder.give(output, labels, zero=zero and all(zeros))
-
-    def freeze_unspoken(self) -> None:
-        """Whatever the rule has said nothing of stays."""
-        if any(id(output) not in self._given for output in self.outputs):
-            self._recorder.freeze_all(self._op, f"the rule for {self.name} leaves out an output")
-        spoken = np.concatenate([np.empty(0, dtype=np.int64), *self._spoken])
-        for tensor in self.inputs:
-            for labels in self._recorder.dims(tensor):
-                if labels is not None:
-                    missed = labels[~np.isin(labels, spoken)]
-                    self._recorder.freeze(missed, f"the rule for {self.name} leaves it out")
-
-    def _speak(self, *arrays: LabelArray) -> None:
-        self._spoken += [labels.ravel() for labels in arrays if labels is not None]
-
-
-Body = Callable[[OperatorCall], None]
+from gammaslim.recording.operator_call import OperatorCall, Rule
+from gammaslim.rules.registry import built_in, unknown
 
 
 class UserRule:
     """A registered rule.  As a context manager it removes itself at the end."""
 
-    def __init__(self, operator: str, body: Body) -> None:
+    def __init__(self, operator: str, body: Rule) -> None:
         """``body`` for the operator of this qualified name."""
         self.operator = operator
         self.body = body
 
-    def __call__(self, recorder: Recorder, op: Op) -> None:
-        """Apply the rule to one call."""
-        call = OperatorCall(recorder, op)
+    def __call__(self, call: OperatorCall) -> None:
+        """Apply the rule to one call; what it leaves out is frozen."""
         self.body(call)
         call.freeze_unspoken()
 
@@ -137,8 +48,10 @@ USER_RULES: dict[str, UserRule] = {}
 Operator = str | OpOverload[..., Any] | OpOverloadPacket[..., Any] | CustomOpDef
 
 
-def rule(operator: Operator) -> Callable[[Body], UserRule]:
-    """Register what a custom operator does to channels: a decorator for a function of one call.
+def rule(operator: Operator) -> Callable[[Rule], UserRule]:
+    """Register what an operator does to channels: a decorator for a function of one call.
+
+    It may be an operator of your own, or one of PyTorch's for which gammaslim has no rule.
 
     While a network is traced, the function gets an :class:`OperatorCall` for each call of the
     operator, and says which labels unite, which freeze, and which each output carries.  Channels
@@ -146,19 +59,21 @@ def rule(operator: Operator) -> Callable[[Body], UserRule]:
 
     Args:
         operator: what ``torch.library.custom_op`` made, ``torch.ops.mylib.op``, one overload of it,
-            or its name ``"mylib::op"``, under which it may also be defined later.
+            or its name ``"mylib::op"``, under which it may also be defined later.  PyTorch's own
+            are ``torch.ops.aten.op``, or ``"aten::op"``.
 
     Returns:
         A decorator, which returns the registered rule: ``remove()`` forgets it, and ``with`` does
         so at the end of the block.
 
     Raises:
-        RuleError: this is no operator, it is PyTorch's own, or it has another rule already (the
-            same function, defined anew, takes its own place).
+        RuleError: this is no operator, it is one of PyTorch's that gammaslim has a rule for or
+            follows part by part, or it has another rule already (the same function, defined anew,
+            takes its own place).
     """
     name = _qualified_name(operator)
 
-    def register(body: Body) -> UserRule:
+    def register(body: Rule) -> UserRule:
         present = USER_RULES.get(name)
         if present is not None and _origin(present.body) != _origin(body):
             raise RuleError(
@@ -171,10 +86,16 @@ def rule(operator: Operator) -> Callable[[Body], UserRule]:
     return register
 
 
-def user_rule(func: OpOverload[..., Any]) -> UserRule | None:
-    """The rule that a user registered for this overload, or for the operator."""
+def rule_for(func: Any) -> Rule:
+    """The rule of an operator: a user's, the built-in one, else freeze.
+
+    A higher-order operator (``torch.cond``) calls functions of the network, and has no rule.
+    """
+    if not isinstance(func, OpOverload):
+        return unknown
     name = func.name()
-    return USER_RULES.get(name) or USER_RULES.get(name.partition(".")[0])
+    own = USER_RULES.get(name) or USER_RULES.get(name.partition(".")[0])
+    return own or built_in(func) or unknown
 
 
 def _qualified_name(operator: Operator) -> str:
@@ -191,13 +112,34 @@ def _qualified_name(operator: Operator) -> str:
             f"A rule is registered for an operator: its name such as 'mylib::op', torch.ops.mylib."
             f"op, or what torch.library.custom_op returned; found {operator!r}."
         )
-    if name.partition("::")[0] in _PYTORCH:
-        raise RuleError(
-            f"{name} is PyTorch's own, and gammaslim's rules for those cannot be replaced. Make a "
-            "custom operator of what the network does there, or keep its channels with ignore=."
-        )
+    if name.startswith(("aten::", "prim::", "prims::")):
+        _refuse_known(name)
     return name
 
 
-def _origin(body: Body) -> str:
+def _refuse_known(name: str) -> None:
+    """PyTorch's own operators may be taught where gammaslim does not follow them already."""
+    packet = getattr(torch.ops.aten, name.removeprefix("aten::").partition(".")[0], None)
+    forms = [getattr(packet, overload) for overload in packet.overloads()] if packet else []
+    if not forms:
+        raise RuleError(
+            f"{name} is PyTorch's own, and this PyTorch ({torch.__version__}) has no ATen operator "
+            "of that name. graph.frozen names the operators that need a rule."
+        )
+    if any(built_in(form) for form in forms):
+        raise RuleError(
+            f"{name} is PyTorch's own, and gammaslim's rule for it cannot be replaced. Make a "
+            "custom operator of what the network does there, or keep its channels with ignore=."
+        )
+    if all(form.has_kernel_for_dispatch_key(_COMPOSED) for form in forms):
+        raise RuleError(
+            f"{name} is PyTorch's own, and made of other operators, which are followed one by one: "
+            "its rule would never be asked. graph.frozen names those that need one."
+        )
+
+
+_COMPOSED = DispatchKey.CompositeImplicitAutograd
+
+
+def _origin(body: Rule) -> str:
     return f"{body.__module__}.{body.__qualname__}"

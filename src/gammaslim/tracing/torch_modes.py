@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.network.fake_tensors import FakeMemo
 from gammaslim.network.modules import ModeFlag
+from gammaslim.recording.dispatcher import Dispatcher
+from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.recording.ops import Op
 from gammaslim.recording.recorder import Recorder
 from gammaslim.recording.signatures import SIGNATURES
 from gammaslim.recording.sizes import COUNTS, SHAPE_GETTERS, PythonCall, followed
@@ -66,7 +69,8 @@ class FunctionMode(TorchFunctionMode):
         outer, recorder.call = recorder.call, PythonCall.of(func, args, kwargs)
         try:
             if func in FUNCTION_RULES:
-                FUNCTION_RULES[func](recorder, recorder.call)
+                op = Op(func, recorder.call.arguments, (), [])
+                FUNCTION_RULES[func](OperatorCall(recorder, op, name))
             if name in COUNTS:
                 recorder.count_escapes(args[0], first_only=name == "__len__")
             if func not in SIGNATURES:
@@ -84,14 +88,14 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 class DispatchMode(TorchDispatchMode):
-    """Sees every ATen operator, runs it below, and has its rule applied."""
+    """Sees every ATen operator, runs it below, and hands it to its rule."""
 
     supports_higher_order_operators = True
 
-    def __init__(self, recorder: Recorder, memo: FakeMemo | None = None) -> None:
-        """Report to ``recorder``; ``memo`` remembers what fake operators return."""
+    def __init__(self, dispatcher: Dispatcher, memo: FakeMemo | None = None) -> None:
+        """``memo`` remembers what fake operators return."""
         super().__init__()
-        self._recorder = recorder
+        self._dispatcher = dispatcher
         self._run = memo.run if memo is not None else _run
         self._defaults: dict[Any, dict[str, Any]] = {}
 
@@ -103,7 +107,7 @@ class DispatchMode(TorchDispatchMode):
         higher = isinstance(func, HigherOrderOperator)
         result = func(*args, **kwargs) if higher else self._run(func, args, kwargs)
         bound = {"operands": args, **kwargs} if higher else self._bind(func, args, kwargs)
-        self._recorder.operator(func, bound, result)
+        self._dispatcher.operator(func, bound, result)
         return result
 
     def _bind(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from gammaslim.network.modules import (
     unwrap,
 )
 from gammaslim.network.source_lines import packages_of
+from gammaslim.recording.dispatcher import Dispatcher
 from gammaslim.recording.findings import Findings, Reason, TensorLabels
 from gammaslim.recording.recorder import Recorder
 from gammaslim.recording.streams import shared_streams
@@ -259,7 +260,7 @@ def _rejected(session: _Session, error: Exception, mode: str) -> TraceError:
 def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     measuring = int(attempt.training) == 0
     recorder = Recorder(
-        session.findings, rule_for, session.labels, session.packages,
+        session.findings, session.labels, session.packages,
         measuring=measuring, selecting=session.selecting,
     )  # fmt: skip
     mode = session.fake_mode if attempt.fake else None
@@ -282,7 +283,8 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         args, kwargs = map_tensors(call_arguments(session.model, attempt.example), copy)
         _name_tensors(recorder, state, (args, kwargs))
         memo = session.memo if mode else None
-        with mode or contextlib.nullcontext(), FunctionMode(recorder), DispatchMode(recorder, memo):
+        dispatch = DispatchMode(Dispatcher(recorder, rule_for), memo)
+        with mode or contextlib.nullcontext(), FunctionMode(recorder), dispatch:
             output = functional_call(session.model, state, args, kwargs, tie_weights=session.tied)
         for tensor in output_tensors(output):
             recorder.values.returned(tensor)
