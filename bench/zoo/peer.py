@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import gammaslim as gs
 from bench.zoo.law import Pair, judged, settle
 from bench.zoo.ours import REPETITIONS, Record, best_of, said, training_error
+from gammaslim.channels.plan import Kept
 from tests import oracle
 
 RATIO = 0.3
@@ -73,15 +74,15 @@ def kept_indices(tags: Tensor, shape: torch.Size) -> list[np.ndarray]:
 
 def plan_of(cut: nn.Module, originals: Mapping[str, Tensor]) -> gs.Plan:
     """What the peer kept, as a plan."""
-    kept, sizes = {}, {}
+    sites = {}
     for name, tensor in oracle.named_tensors(cut).items():
         shape = originals[name].shape
         if not tensor.is_floating_point() or tensor.shape == shape:
             continue
         for dim, indices in enumerate(kept_indices(tensor, shape)):
             if len(indices) < shape[dim]:
-                kept[(name, dim)], sizes[(name, dim)] = indices, shape[dim]
-    return gs.Plan(kept, sizes)
+                sites[(name, dim)] = Kept(indices, shape[dim])
+    return gs.Plan(sites)
 
 
 def refill(cut: nn.Module, originals: Mapping[str, Tensor]) -> None:

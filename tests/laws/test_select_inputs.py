@@ -190,12 +190,12 @@ def test_plan_as_text():
     graph = gs.trace(net(), IMAGE, select_inputs=True)
     plan = without(graph, one=[0, 4])
     assert gs.Plan.from_json(plan.to_json()) == plan
-    other = gs.Plan(plan.kept, plan.sizes, plan.attributes, plan.orders, {"1.norm": np.arange(4)})
+    other = gs.Plan(plan.sites, plan.attributes, {"1.norm": np.arange(4)})
     assert other != plan
     with pytest.raises(gs.PlanError, match=r"'1.norm' read other indices"):
         graph.keep_mask(other)
     with pytest.raises(gs.PlanError, match="at least one index, 0 or above"):
-        gs.Plan({}, {}, {}, {}, {"1.norm": np.array([-1])})
+        gs.Plan({}, {}, {"1.norm": np.array([-1])})
 
 
 def test_a_read_channel_must_stay():

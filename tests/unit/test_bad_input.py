@@ -290,19 +290,18 @@ def test_plan_with_half_a_channel():
     plan = plan_for(model, graph)
     site = ("0.1.weight", 0)
     torn = gs.Plan(
-        {k: v for k, v in plan.kept.items() if k != site},
-        {k: v for k, v in plan.sizes.items() if k != site},
+        {k: v for k, v in plan.sites.items() if k != site},
         plan.attributes,
     )
-    check_prune_refuses(gs.PlanError, model, graph, torn, "some slices of a channel", "0.1.weight")
+    check_prune_refuses(gs.PlanError, model, graph, torn, "keeps other slices of", "0.1.weight")
 
 
 def test_plan_with_other_attributes():
     """Numbers that do not go with the indices."""
     model, graph = traced()
     plan = plan_for(model, graph)
-    odd = gs.Plan(plan.kept, plan.sizes, {**plan.attributes, "0.0.groups": 3})
-    check_prune_refuses(gs.PlanError, model, graph, odd, "other size attributes")
+    odd = gs.Plan(plan.sites, {**plan.attributes, "0.0.groups": 3})
+    check_prune_refuses(gs.PlanError, model, graph, odd, "the size attribute '0.0.groups' to 3")
 
 
 def test_graph_is_stale_after_a_cut():

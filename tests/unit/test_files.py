@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import gammaslim as gs
 from tests import oracle
+from tests.data.nets import Shuffled
 from tests.nets.case import Head, cbr, image
 
 
@@ -503,3 +504,47 @@ def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
     gs.load(Net(), path)
     with pytest.raises(gs.FileFormatError):
         gs.load(Net(), tmp_path / "net.pt")
+
+
+# Files of earlier versions
+
+DATA = Path(__file__).parents[1] / "data"
+EARLIER = "before_packages"
+"""Written before the rooms of the library moved into packages: branch, shuffle and width cut."""
+
+
+def test_a_file_of_an_earlier_version_loads():
+    """The outputs are those that the network had when it was saved."""
+    model = gs.load(Shuffled(), DATA / f"{EARLIER}.safetensors").eval()
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.tensor([[-0.4529, -0.0923], [-0.4532, -0.0919]])
+    with torch.no_grad():
+        assert torch.allclose(model(x), expected, atol=1e-4)
+
+
+def test_a_plan_of_an_earlier_version_is_read_and_written_alike():
+    text = (DATA / f"{EARLIER}.plan.json").read_text(encoding="utf-8")
+    plan = gs.Plan.from_json(text)
+    assert plan.remnants
+    assert plan.orders
+    assert plan.to_json() == text
+    gs.prune(Shuffled(), gs.trace(Shuffled(), torch.zeros(2, 3, 8, 8)), plan, verify=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        (
+            '{"gammaslim_plan":1,"sites":[{"tensor":"a.weight","dim":0,"size":4,"kept":[0,3]}],'
+            '"attributes":{"a.out_channels":2}}'
+        ),
+        (
+            '{"gammaslim_plan":2,"sites":[{"tensor":"a.weight","dim":0,"size":4,"kept":[0,3],'
+            '"order":[1,0]}],"attributes":{"n.normalized_shape":[2,8]}}'
+        ),
+    ],
+)
+def test_plans_of_the_first_versions_are_read(text):
+    plan = gs.Plan.from_json(text)
+    assert plan.kept[("a.weight", 0)].tolist() == [0, 3]
+    assert plan.sizes == {("a.weight", 0): 4}

@@ -17,7 +17,7 @@ def fake(ratios):
 
     def measured(count):
         asked.append(count)
-        return Fit(Plan({}, {}), 1.0, ratios(count))
+        return Fit(Plan(), 1.0, ratios(count))
 
     return measured, asked
 

@@ -8,7 +8,7 @@ import pytest
 
 from gammaslim.arrays import FIXED, kept_count, kept_mask
 from gammaslim.channels.graph import Cut
-from gammaslim.channels.plan import Plan
+from gammaslim.channels.plan import Kept, Plan
 from gammaslim.channels.records import Cost, Frozen, SizeAttribute, Work
 from gammaslim.errors import PlanError
 from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph
@@ -71,7 +71,7 @@ def test_kept_sites_lists_only_what_shrinks():
     graph = residual_graph(3, 2)
     kept = Cut(graph, mask(1, 0, 1, 1, 1)).sites
     assert set(kept) == {site for site, channels in graph.sites.items() if 1 in channels}
-    assert kept[("down.weight", 1)].tolist() == [0, 2]
+    assert kept[("down.weight", 1)].indices.tolist() == [0, 2]
     assert ("down.weight", 0) not in kept
 
 
@@ -80,7 +80,7 @@ def test_keep_mask_inverts_kept_sites():
     graph = residual_graph(4, 3)
     keep = mask(1, 0, 1, 1, 0, 1, 1)
     assert np.array_equal(graph.keep_mask(plan_of(graph, keep)), keep)
-    assert graph.keep_mask(Plan({}, {})).all()
+    assert graph.keep_mask(Plan()).all()
 
 
 def test_coverage_counts_scales_not_channels():
@@ -122,14 +122,14 @@ def test_frozen_reads_as_one_line():
 
 def test_plan_for_an_unknown_site_is_refused():
     """The text names the site and asks the likely question."""
-    plan = Plan({("nowhere", 1): np.array([0])}, {("nowhere", 1): 2})
+    plan = Plan({("nowhere", 1): Kept(np.array([0]), 2)})
     with pytest.raises(PlanError, match=r"dimension 1 of 'nowhere', which this graph does not"):
         plain_graph([4]).keep_mask(plan)
 
 
 def test_plan_for_another_size_is_refused():
     """The text names both sizes."""
-    plan = Plan({("bn0.weight", 0): np.array([0])}, {("bn0.weight", 0): 8})
+    plan = Plan({("bn0.weight", 0): Kept(np.array([0]), 8)})
     text = "dimension 0 of 'bn0.weight' has 8 indices; this graph has 4"
     with pytest.raises(PlanError, match=re.escape(text)):
         plain_graph([4]).keep_mask(plan)
@@ -145,7 +145,7 @@ def test_plan_that_cuts_a_frozen_channel_is_refused():
 def test_plan_that_cuts_a_fixed_index_is_refused():
     """An index without a channel can never go."""
     graph = hand_graph(shapes={"a": (3,)}, sites={("a", 0): np.array([0, 1, FIXED])}, scales=[])
-    plan = Plan({("a", 0): np.array([0, 1])}, {("a", 0): 3})
+    plan = Plan({("a", 0): Kept(np.array([0, 1]), 3)})
     with pytest.raises(PlanError, match="frozen in this graph"):
         graph.keep_mask(plan)
 
@@ -154,15 +154,15 @@ def test_plan_that_forgets_a_site_is_refused():
     """A channel goes from all its sites or from none."""
     graph = plain_graph([4, 3])
     plan = plan_of(graph, mask(1, 0, 1, 1, 1, 1, 1))
-    part = {site: kept for site, kept in plan.kept.items() if site != ("conv1.weight", 1)}
-    text = r"keeps some slices of a channel and removes others.*dimension 1 of 'conv1\.weight'"
+    part = {site: kept for site, kept in plan.sites.items() if site != ("conv1.weight", 1)}
+    text = r"keeps other slices of dimension 1 of 'conv1\.weight'.*from every tensor"
     with pytest.raises(PlanError, match=text):
-        graph.keep_mask(Plan(part, {site: plan.sizes[site] for site in part}))
+        graph.keep_mask(Plan(part))
 
 
 def test_plan_that_removes_half_of_a_channel_within_a_site_is_refused():
     """After a flatten one channel holds several indices of one dimension."""
     graph = hand_graph(shapes={"fc": (4,)}, sites={("fc", 0): np.array([0, 0, 1, 1])}, scales=[])
-    plan = Plan({("fc", 0): np.array([0, 2, 3])}, {("fc", 0): 4})
-    with pytest.raises(PlanError, match="keeps some slices of a channel and removes others"):
+    plan = Plan({("fc", 0): Kept(np.array([0, 2, 3]), 4)})
+    with pytest.raises(PlanError, match="keeps other slices of dimension 0 of"):
         graph.keep_mask(plan)

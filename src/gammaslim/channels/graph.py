@@ -8,7 +8,7 @@ masks) is arithmetic on those arrays.  A :class:`Cut` is a graph and the channel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from gammaslim.arrays import BoolArray, IntArray, Site, kept_count, kept_mask
 from gammaslim.channels.dead_layers import DeadLayers, Departures
 from gammaslim.channels.flow import Flow
 from gammaslim.channels.input_selections import InputSelections, SelectedStreams
-from gammaslim.channels.plan import AttributeValue, Plan, arranged_plan
+from gammaslim.channels.plan import AttributeValue, Kept, Plan
 from gammaslim.channels.records import Cost, Frozen, Group, Recount, SizeAttribute, Witness, Work
 from gammaslim.channels.sequences import Arrangement, order_of
 from gammaslim.channels.tables import graph_report, plain_text
@@ -187,11 +187,11 @@ class Cut:
         return kept if sequence is None else kept[order_of(ids[kept], sequence)]
 
     @cached_property
-    def sites(self) -> Mapping[Site, IntArray]:
-        """What stays of every site that shrinks, in the order of the cut network."""
+    def sites(self) -> Mapping[Site, Kept]:
+        """What stays of every site that shrinks."""
         stays = {s: i for s, i in self.graph.sites.items() if s[0] not in self.leaving.tensors}
-        kept = {site: self.survivors(ids) for site, ids in stays.items()}
-        return {site: own for site, own in kept.items() if len(own) < len(stays[site])}
+        kept = {site: Kept(self.survivors(ids), len(ids)) for site, ids in stays.items()}
+        return {site: own for site, own in kept.items() if len(own.indices) < own.size}
 
     @cached_property
     def cost(self) -> Cost:
@@ -234,13 +234,7 @@ class Cut:
     @cached_property
     def plan(self) -> Plan:
         """The record of this cut for users, files and surgery."""
-        whole = arranged_plan(self.sites, {s: len(self.graph.sites[s]) for s in self.sites})
-        return replace(
-            whole,
-            attributes=self.attributes,
-            inputs=self.inputs,
-            remnants=self.leaving.remnants,
-        )
+        return Plan(self.sites, self.attributes, self.inputs, self.leaving.remnants)
 
     def check(self) -> None:
         """Refuse a cut that no network can be given.
@@ -275,20 +269,20 @@ def cut_by(graph: ChannelGraph, plan: Plan) -> Cut:
     """
     inner, held = graph.dead_layers.disposed(plan.remnants)
     keep = held | ~inner
-    for site, kept in plan.kept.items():
+    for site, kept in plan.sites.items():
         ids = graph.sites.get(site)
         if ids is None:
             raise PlanError(
                 f"The plan cuts dimension {site[1]} of {site[0]!r}, which this graph does not "
                 "have. Was the plan made for another network?"
             )
-        if len(ids) != plan.sizes[site]:
+        if len(ids) != kept.size:
             raise PlanError(
                 f"The plan was made where dimension {site[1]} of {site[0]!r} has "
-                f"{plan.sizes[site]} indices; this graph has {len(ids)}. Was the plan made for "
+                f"{kept.size} indices; this graph has {len(ids)}. Was the plan made for "
                 "another network?"
             )
-        gone = np.delete(ids, kept)
+        gone = np.delete(ids, kept.indices)
         if (gone < 0).any() or not graph.prunable[gone].all():
             raise PlanError(
                 f"The plan removes indices of dimension {site[1]} of {site[0]!r} that are "
@@ -301,7 +295,8 @@ def cut_by(graph: ChannelGraph, plan: Plan) -> Cut:
     cut.check()
     if difference := plan.difference(cut.plan):
         raise PlanError(
-            f"The plan is not what this graph makes of the channels that it keeps: {difference} "
-            "Select a plan from this graph."
+            f"The plan is not what this graph makes of the channels that it removes: {difference}. "
+            "A channel goes from every tensor that it runs through, or from none. Select a plan "
+            "from this graph."
         )
     return cut

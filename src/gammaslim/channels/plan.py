@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from operator import index
 from typing import Any
 
@@ -23,146 +25,203 @@ AttributeValue = int | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """Which indices stay: ``kept[(tensor name, dim)]`` is a sorted 1-D integer array.
+class Kept:
+    """What stays of one dimension: ``indices`` in the order of the cut tensor, of ``size`` before.
 
-    Only sites that shrink are listed.  ``sizes`` holds the length of each listed dimension before
-    the cut; ``attributes`` the new values of the modules' own numbers (``"conv.groups": 16``).
-    ``orders`` lists the sites behind a channel shuffle whose kept slices must stand in another
-    order than sorted: slice ``i`` of the cut tensor is ``kept[orders[i]]`` of the uncut one.
-    ``inputs`` lists the BatchNorms, by path, that read only some channels of what they are given
-    (``trace(..., select_inputs=True)``): which indices of it, after the cut.  ``remnants`` lists
-    the layers, by path, that leave the network, and what takes their places; nothing else of them
-    is in the plan.
+    They are sorted, unless the dimension lies behind a channel shuffle.
     """
 
-    kept: Mapping[Site, IntArray]
-    sizes: Mapping[Site, int]
+    indices: IntArray
+    size: int
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when the same indices stay of as many, in the same order."""
+        if not isinstance(other, Kept):
+            return NotImplemented
+        return self.size == other.size and np.array_equal(self.indices, other.indices)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def sorted(self) -> IntArray:
+        """The indices in ascending order."""
+        return np.sort(self.indices)
+
+    @property
+    def order(self) -> IntArray | None:
+        """The permutation with ``sorted[order] = indices``; ``None`` where they are sorted."""
+        return unsorted(self.indices)
+
+    def holds_what(self, other: Kept) -> bool:
+        """Whether the same indices stay of as many, in whatever order."""
+        return self.size == other.size and np.array_equal(self.sorted, other.sorted)
+
+    @property
+    def fault(self) -> str:
+        """What keeps a cut from following it; empty if nothing does."""
+        indices, size = self.indices, self.size
+        if indices.ndim == 1 and 0 < len(indices) < size:
+            ascending = self.sorted
+            if ascending[0] >= 0 and ascending[-1] < size and (np.diff(ascending) > 0).all():
+                return ""
+        return (
+            f"must be a 1-D array of at least 1 and fewer than {size} distinct numbers in "
+            f"0..{size - 1}; found {np.array2string(indices, threshold=8)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which indices stay: ``sites[(tensor name, dim)]`` says what is kept of that dimension.
+
+    Only sites that shrink are listed.  ``attributes`` holds the new values of the modules' own
+    numbers (``"conv.groups": 16``).  ``inputs`` lists the BatchNorms, by path, that read only some
+    channels of what they are given (``trace(..., select_inputs=True)``): which indices of it, after
+    the cut.  ``remnants`` lists the layers, by path, that leave the network, and what takes their
+    places; nothing else of them is in the plan.
+
+    The same by kind: ``kept`` holds the sorted indices of each site, ``sizes`` the length of each
+    before the cut, and ``orders`` how slices stand behind a channel shuffle: slice ``i`` of the cut
+    tensor is ``kept[orders[i]]`` of the uncut one.
+    """
+
+    sites: Mapping[Site, Kept] = field(default_factory=dict[Site, Kept])
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict[str, AttributeValue])
-    orders: Mapping[Site, IntArray] = field(default_factory=dict[Site, IntArray])
     inputs: Mapping[str, IntArray] = field(default_factory=dict[str, IntArray])
     remnants: Mapping[str, Remnant] = field(default_factory=dict[str, Remnant])
 
     def __post_init__(self) -> None:
         """Refuse records that no cut could follow."""
-        if set(self.kept) != set(self.sizes):
-            raise PlanError("A plan needs one size for each kept site, and no others.")
-        for site, indices in self.kept.items():
-            _check_indices(site, indices, self.sizes[site])
-        for site, order in self.orders.items():
-            _check_order(site, order, len(self.kept.get(site, ())))
+        for (name, dim), own in self.sites.items():
+            if own.fault:
+                raise PlanError(f"The kept indices of dimension {dim} of {name!r} {own.fault}.")
         for module, places in self.inputs.items():
-            _check_inputs(module, places)
+            if places.ndim != 1 or not len(places) or int(places.min()) < 0:
+                raise PlanError(
+                    f"What {module!r} is to read of its input must be a 1-D array of at least one "
+                    f"index, 0 or above; found {np.array2string(places, threshold=8)}."
+                )
+
+    @cached_property
+    def kept(self) -> dict[Site, IntArray]:
+        """Per site the indices that stay, sorted."""
+        return {site: own.sorted for site, own in self.sites.items()}
+
+    @cached_property
+    def sizes(self) -> dict[Site, int]:
+        """Per site how many indices there were."""
+        return {site: own.size for site, own in self.sites.items()}
+
+    @cached_property
+    def orders(self) -> dict[Site, IntArray]:
+        """Per site behind a shuffle the order of the sorted indices in the cut tensor."""
+        found = {site: own.order for site, own in self.sites.items()}
+        return {site: order for site, order in found.items() if order is not None}
+
+    def indices(self, site: Site) -> IntArray:
+        """The kept indices of a site, in the order of the cut tensor."""
+        return self.sites[site].indices
 
     @property
     def empty(self) -> bool:
         """Whether nothing goes."""
-        return not (self.kept or self.remnants)
+        return not (self.sites or self.remnants)
 
-    def indices(self, site: Site) -> IntArray:
-        """The kept indices of a site, in the order of the cut tensor."""
-        order = self.orders.get(site)
-        return self.kept[site] if order is None else self.kept[site][order]
+    def difference(self, other: Plan) -> str:
+        """What this plan does first that another does not, in words; ``""`` if they are equal."""
+        site = _differ(self.sites, other.sites)
+        if site is not None:
+            own, wanted = self.sites.get(site), other.sites.get(site)
+            where = f"dimension {site[1]} of {site[0]!r}"
+            if own is not None and wanted is not None and own.holds_what(wanted):
+                return f"it puts the kept slices of {where} in another order"
+            return f"it keeps other slices of {where}"
+        places = [{m: own.tolist() for m, own in plan.inputs.items()} for plan in (self, other)]
+        if (module := _differ(*places)) is not None:
+            return f"it lets {module!r} read other indices of its input"
+        if (path := _differ(self.remnants, other.remnants)) is not None:
+            return f"it lets other layers leave, or otherwise, first {path!r}"
+        if (name := _differ(self.attributes, other.attributes)) is not None:
+            own, wanted = self.attributes.get(name), other.attributes.get(name)
+            return f"it sets the size attribute {name!r} to {own}, where {wanted} is right"
+        return ""
 
     def __eq__(self, other: object) -> bool:
         """Equal when they keep the same indices of the same sites and set the same attributes."""
-        if not isinstance(other, Plan):
-            return NotImplemented
-        return (
-            dict(self.sizes) == dict(other.sizes)
-            and dict(self.attributes) == dict(other.attributes)
-            and set(self.orders) == set(other.orders)
-            and dict(self.remnants) == dict(other.remnants)
-            and set(self.inputs) == set(other.inputs)
-            and all(np.array_equal(self.indices(s), other.indices(s)) for s in self.kept)
-            and all(np.array_equal(own, other.inputs[m]) for m, own in self.inputs.items())
-        )
-
-    def difference(self, other: Plan) -> str:
-        """How this plan differs from another, in a sentence; ``""`` where they are equal."""
-        if self == other:
-            return ""
-        for site in sorted({*self.kept, *other.kept}):
-            found, wanted = self.kept.get(site), other.kept.get(site)
-            if found is None or wanted is None or not np.array_equal(found, wanted):
-                return (
-                    "it keeps some slices of a channel and removes others, first seen at "
-                    f"dimension {site[1]} of {site[0]!r}."
-                )
-            if not np.array_equal(self.indices(site), other.indices(site)):
-                return (
-                    f"it puts the kept slices of dimension {site[1]} of {site[0]!r} in another "
-                    "order than the shuffles ask for."
-                )
-        for module in sorted({*self.inputs, *other.inputs}):
-            if not np.array_equal(self.inputs.get(module, ()), other.inputs.get(module, ())):
-                return f"it lets {module!r} read other indices of its input."
-        if dict(self.remnants) != dict(other.remnants):
-            return "it lets other layers leave than those that serve nothing."
-        return "it sets other size attributes."
+        return not self.difference(other) if isinstance(other, Plan) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         """A one-line summary."""
-        gone = sum(self.sizes[site] - len(kept) for site, kept in self.kept.items())
+        gone = sum(own.size - len(own.indices) for own in self.sites.values())
         left = f", {len(self.remnants)} layers leave" if self.remnants else ""
-        return f"Plan({len(self.kept)} sites shrink, {gone} slices go{left})"
+        return f"Plan({len(self.sites)} sites shrink, {gone} slices go{left})"
 
+    # Of 6 slices the earlier plan keeps 5, 1 and 4, in this order; the later one, made for the
+    # cut network, keeps 0 and 2 of those three: in the original these are 5 and 4.
     def then(self, later: Plan) -> Plan:
         """The single plan that does this one first and ``later`` on its result.
 
         ``later``'s indices count within what this plan keeps; the result counts in the original.
         """
         mine = self.without(later.remnants)
-        stays = {site: mine.indices(site) for site in mine.kept}
-        sizes = {**later.sizes, **mine.sizes}
-        for site in later.kept:
-            indices = later.indices(site)
-            earlier = stays.get(site)
-            if earlier is not None and len(earlier) != later.sizes[site]:
+        sites = {**later.sites, **mine.sites}
+        for site, own in later.sites.items():
+            if (earlier := mine.sites.get(site)) is None:
+                continue
+            if len(earlier.indices) != own.size:
                 raise PlanError(
-                    f"The later plan expects {later.sizes[site]} indices in dimension {site[1]} "
-                    f"of {site[0]!r}; the earlier one leaves {len(earlier)}."
+                    f"The later plan expects {own.size} indices in dimension {site[1]} "
+                    f"of {site[0]!r}; the earlier one leaves {len(earlier.indices)}."
                 )
-            stays[site] = indices if earlier is None else earlier[indices]
-        whole = arranged_plan(stays, sizes)
-        return replace(
-            whole,
-            attributes={**mine.attributes, **later.attributes},
-            inputs={**mine.inputs, **later.inputs},
-            remnants={**mine.remnants, **later.remnants},
+            sites[site] = Kept(earlier.indices[own.indices], earlier.size)
+        return Plan(
+            sites,
+            {**mine.attributes, **later.attributes},
+            {**mine.inputs, **later.inputs},
+            {**mine.remnants, **later.remnants},
         )
+
+    def renamed(self, move: Callable[[str], str | None]) -> Plan:
+        """The plan with every module at the path that ``move`` gives it; less those at ``None``."""
+
+        def name(old: str) -> str | None:
+            path = move(owner(old))
+            return None if path is None else f"{path}.{old.rpartition('.')[2]}".removeprefix(".")
+
+        sites = {(n, s[1]): own for s, own in self.sites.items() if (n := name(s[0])) is not None}
+        attributes = {n: v for old, v in self.attributes.items() if (n := name(old)) is not None}
+        inputs = {p: own for old, own in self.inputs.items() if (p := move(old)) is not None}
+        remnants = {p: own for old, own in self.remnants.items() if (p := move(old)) is not None}
+        return Plan(sites, attributes, inputs, remnants)
 
     def without(self, layers: Collection[str]) -> Plan:
         """The plan less all that it says of these layers, by path."""
-        if not layers:
-            return self
+        return self.renamed(lambda path: None if path in layers else path) if layers else self
 
-        def stays(name: str) -> bool:
-            return owner(name) not in layers
+    def by_module(self) -> dict[str, Plan]:
+        """The plan in parts: for each module, by path, what it says of that one's own tensors.
 
-        return Plan(
-            {site: own for site, own in self.kept.items() if stays(site[0])},
-            {site: size for site, size in self.sizes.items() if stays(site[0])},
-            {name: value for name, value in self.attributes.items() if stays(name)},
-            {site: own for site, own in self.orders.items() if stays(site[0])},
-            {path: own for path, own in self.inputs.items() if path not in layers},
-            {path: own for path, own in self.remnants.items() if path not in layers},
-        )
+        A part names things as the module itself does: ``"weight"``, and ``""`` for the module.
+        """
+        parts: dict[str, tuple[Any, Any, Any, Any]] = defaultdict(lambda: ({}, {}, {}, {}))
+        for (name, dim), own in self.sites.items():
+            parts[owner(name)][0][(name.rpartition(".")[2], dim)] = own
+        for name, value in self.attributes.items():
+            parts[owner(name)][1][name.rpartition(".")[2]] = value
+        for path, places in self.inputs.items():
+            parts[path][2][""] = places
+        for path, remnant in self.remnants.items():
+            parts[path][3][""] = remnant
+        return {path: Plan(*own) for path, own in parts.items()}
 
     def to_json(self) -> str:
         """The plan as JSON text; :meth:`from_json` reads it back."""
-        sites = [
-            {
-                "tensor": name,
-                "dim": dim,
-                "size": self.sizes[(name, dim)],
-                "kept": kept.tolist(),
-                **self._order_entry((name, dim)),
-            }
-            for (name, dim), kept in sorted(self.kept.items())
-        ]
+        sites: list[dict[str, Any]] = []
+        for (name, dim), own in sorted(self.sites.items(), key=lambda entry: entry[0]):
+            entry = {"tensor": name, "dim": dim, "size": own.size, "kept": own.sorted.tolist()}
+            sites.append(entry if own.order is None else {**entry, "order": own.order.tolist()})
         record = {
             "gammaslim_plan": VERSION,
             "sites": sites,
@@ -171,9 +230,6 @@ class Plan:
             "remnants": {path: asdict(own) for path, own in sorted(self.remnants.items())},
         }
         return json.dumps(record, separators=(",", ":"))
-
-    def _order_entry(self, site: Site) -> dict[str, list[int]]:
-        return {"order": self.orders[site].tolist()} if site in self.orders else {}
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -199,23 +255,35 @@ class Plan:
             raise PlanError(f"This plan is damaged: {error!r}.") from error
 
 
+def _differ(mine: Mapping[Any, Any], others: Mapping[Any, Any]) -> Any:
+    """The first key, in order, under which two mappings hold different values."""
+    return next((k for k in sorted({*mine, *others}) if mine.get(k) != others.get(k)), None)
+
+
 def _from_record(record: dict[str, Any]) -> Plan:
-    kept: dict[Site, IntArray] = {}
-    sizes: dict[Site, int] = {}
-    orders: dict[Site, IntArray] = {}
+    sites: dict[Site, Kept] = {}
     for entry in record["sites"]:
         site = (str(entry["tensor"]), index(entry["dim"]))
-        kept[site] = _integers(entry["kept"])
-        sizes[site] = index(entry["size"])
-        if "order" in entry:
-            orders[site] = _integers(entry["order"])
+        kept = _integers(entry["kept"])
+        order = _integers(entry["order"]) if "order" in entry else np.arange(len(kept))
+        if kept.ndim != 1 or (np.diff(kept) <= 0).any():
+            raise PlanError(
+                f"The kept indices of dimension {site[1]} of {site[0]!r} must be a sorted 1-D "
+                f"array; found {np.array2string(kept, threshold=8)}."
+            )
+        if not np.array_equal(np.sort(order), np.arange(len(kept))):
+            raise PlanError(
+                f"The order of dimension {site[1]} of {site[0]!r} must hold each number in "
+                f"0..{len(kept) - 1} once; found {np.array2string(order, threshold=8)}."
+            )
+        sites[site] = Kept(kept[order], index(entry["size"]))
     attributes: dict[str, AttributeValue] = {
         str(name): tuple(index(v) for v in value) if isinstance(value, list) else index(value)
         for name, value in record["attributes"].items()
     }
     inputs = {str(m): _integers(own) for m, own in record.get("inputs", {}).items()}
     remnants = {str(p): _remnant(own) for p, own in record.get("remnants", {}).items()}
-    return Plan(kept, sizes, attributes, orders, inputs, remnants)
+    return Plan(sites, attributes, inputs, remnants)
 
 
 def _remnant(entry: dict[str, Any]) -> Remnant:
@@ -234,48 +302,3 @@ def _remnant(entry: dict[str, Any]) -> Remnant:
 
 def _integers(values: list[Any]) -> IntArray:
     return np.array([index(value) for value in values], dtype=np.int64)
-
-
-def arranged_plan(
-    stays: Mapping[Site, IntArray],
-    sizes: Mapping[Site, int],
-) -> Plan:
-    """The plan of which ``stays`` holds the kept indices, in the order of the cut tensors."""
-    orders = {site: unsorted(indices) for site, indices in stays.items()}
-    return Plan(
-        {site: np.sort(indices) for site, indices in stays.items()},
-        sizes,
-        orders={site: order for site, order in orders.items() if order is not None},
-    )
-
-
-def _check_order(site: Site, order: IntArray, length: int) -> None:
-    if not np.array_equal(np.sort(order), np.arange(length)):
-        raise PlanError(
-            f"The order of dimension {site[1]} of {site[0]!r} must hold each number in "
-            f"0..{length - 1} once; found {np.array2string(order, threshold=8)}."
-        )
-
-
-def _check_inputs(module: str, places: IntArray) -> None:
-    if places.ndim != 1 or not len(places) or int(places.min()) < 0:
-        raise PlanError(
-            f"What {module!r} is to read of its input must be a 1-D array of at least one index, "
-            f"0 or above; found {np.array2string(places, threshold=8)}."
-        )
-
-
-def _check_indices(site: Site, indices: IntArray, size: int) -> None:
-    good = (
-        indices.ndim == 1
-        and 0 < len(indices) < size
-        and int(indices[0]) >= 0
-        and int(indices[-1]) < size
-        and bool((np.diff(indices) > 0).all())
-    )
-    if not good:
-        raise PlanError(
-            f"The kept indices of dimension {site[1]} of {site[0]!r} must be a sorted 1-D array "
-            f"of at least 1 and fewer than {size} distinct numbers in 0..{size - 1}; found "
-            f"{np.array2string(indices, threshold=8)}."
-        )

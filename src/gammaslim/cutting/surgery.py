@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.arrays import IntArray, Site, kept_mask
+from gammaslim.arrays import IntArray, kept_mask, owner
 from gammaslim.channels.graph import Cut
-from gammaslim.channels.plan import AttributeValue, Plan
+from gammaslim.channels.plan import Plan
 from gammaslim.cutting.constants import replace_layer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.errors import OptimizerError, PlanError
@@ -30,8 +30,8 @@ Cuts = Mapping[int, IntArray]
 def cuts_by_tensor(plan: Plan) -> dict[str, dict[int, IntArray]]:
     """The plan's kept indices in their order, per tensor: name -> dimension -> indices."""
     cuts: dict[str, dict[int, IntArray]] = {}
-    for name, dim in plan.kept:
-        cuts.setdefault(name, {})[dim] = plan.indices((name, dim))
+    for (name, dim), own in plan.sites.items():
+        cuts.setdefault(name, {})[dim] = own.indices
     return cuts
 
 
@@ -68,7 +68,7 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
                 if tensors[name] in optimizer.state:
                     _cut_state(optimizer.state[tensors[name]], cuts, undo)
         for path, value in plan.attributes.items():
-            _set_attribute(model, path, value, undo)
+            _set_attribute(model.get_submodule(owner(path)), path.rpartition(".")[2], value, undo)
         for path, places in plan.inputs.items():
             undo.steps.append(select_inputs(model.get_submodule(path), places))
         _remember(model, plan, undo)
@@ -138,71 +138,35 @@ def _cut_state(state: dict[str, Any], cuts: Cuts, undo: Undo) -> None:
             state[key] = sliced(value, cuts)
 
 
-def _set_attribute(model: nn.Module, path: str, value: Any, undo: Undo) -> None:
-    owner_path, _, attribute = path.rpartition(".")
-    owner = model.get_submodule(owner_path)
-    before = getattr(owner, attribute)
-    undo.steps.append(lambda: setattr(owner, attribute, before))
-    setattr(owner, attribute, list(value) if isinstance(before, list) else value)
+def _set_attribute(module: nn.Module, name: str, value: Any, undo: Undo) -> None:
+    before = getattr(module, name)
+    undo.steps.append(partial(setattr, module, name, before))
+    setattr(module, name, list(value) if isinstance(before, list) else value)
 
 
 def _remember(model: nn.Module, plan: Plan, undo: Undo) -> None:
     """Every module remembers what was cut from its own tensors: parts can be saved alone."""
-    for path, part in _by_owner(plan).items():
+    for path, part in plan.by_module().items():
         attributes = model.get_submodule(path).__dict__
         before: Plan | None = attributes.get(PLAN_ATTRIBUTE)
-        undo.steps.append(partial(_restore_memory, attributes, before))
+        back = attributes.pop if before is None else attributes.__setitem__
+        undo.steps.append(partial(back, PLAN_ATTRIBUTE, before))
         attributes[PLAN_ATTRIBUTE] = part if before is None else before.then(part)
-
-
-def _restore_memory(attributes: dict[str, Any], before: Plan | None) -> None:
-    attributes.pop(PLAN_ATTRIBUTE, None)
-    if before is not None:
-        attributes[PLAN_ATTRIBUTE] = before
-
-
-def _by_owner(plan: Plan) -> dict[str, Plan]:
-    """The plan in parts, one for each module that owns a tensor or number in it."""
-    kept: dict[str, dict[Site, IntArray]] = {}
-    attributes: dict[str, dict[str, AttributeValue]] = {}
-    for (name, dim), indices in plan.kept.items():
-        path, _, tensor = name.rpartition(".")
-        kept.setdefault(path, {})[(tensor, dim)] = indices
-    for name, value in plan.attributes.items():
-        path, _, attribute = name.rpartition(".")
-        attributes.setdefault(path, {})[attribute] = value
-    parts: dict[str, Plan] = {}
-    for path in {**kept, **attributes, **plan.inputs, **plan.remnants}:
-        own, prefix = kept.get(path, {}), f"{path}." if path else ""
-        sizes = {(name, dim): plan.sizes[(prefix + name, dim)] for name, dim in own}
-        orders = {s: plan.orders[p] for s in own if (p := (prefix + s[0], s[1])) in plan.orders}
-        inputs = {"": plan.inputs[path]} if path in plan.inputs else {}
-        remnants = {"": plan.remnants[path]} if path in plan.remnants else {}
-        parts[path] = Plan(own, sizes, attributes.get(path, {}), orders, inputs, remnants)
-    return parts
 
 
 def remembered_plan(model: nn.Module) -> Plan:
     """The plan of everything that was cut from ``model`` and its parts since they were built."""
-    whole = Plan({}, {})
+    whole = Plan()
     for module, path in first_paths(model).items():
         plan = module.__dict__.get(PLAN_ATTRIBUTE)
         if plan is not None:
-            whole = whole.then(_prefixed(plan, path))
+            whole = whole.then(plan.renamed(partial(_below, path)))
     return whole
 
 
-def _prefixed(plan: Plan, path: str) -> Plan:
-    """The plan of one module as the part of a network that it is."""
-    prefix = f"{path}." if path else ""
-    return Plan(
-        {(prefix + name, dim): kept for (name, dim), kept in plan.kept.items()},
-        {(prefix + name, dim): size for (name, dim), size in plan.sizes.items()},
-        {prefix + path: value for path, value in plan.attributes.items()},
-        {(prefix + name, dim): order for (name, dim), order in plan.orders.items()},
-        {path: plan.inputs[""]} if plan.inputs else {},
-        {path: plan.remnants[""]} if plan.remnants else {},
-    )
+def _below(path: str, part: str) -> str:
+    """The path in the whole network of a ``part`` of its module at ``path``."""
+    return f"{path}.{part}".strip(".")
 
 
 def check_optimizer(model: nn.Module, plan: Plan, optimizer: Optimizer) -> None:
@@ -222,16 +186,13 @@ def check_optimizer(model: nn.Module, plan: Plan, optimizer: Optimizer) -> None:
     for name in cut:
         tensor = tensors[name]
         for key, value in optimizer.state.get(tensor, {}).items():
-            if _unclear(value, tensor):
+            several = isinstance(value, Tensor) and value.numel() > 1
+            if several and value.shape != tensor.shape:
                 raise OptimizerError(
                     f"The optimizer state {key!r} of {name!r} has shape {list(value.shape)}, "
                     f"which is not that of the parameter, {list(tensor.shape)}: how to cut it is "
                     "unknown. Prune without optimizer= and make a new optimizer."
                 )
-
-
-def _unclear(value: Any, tensor: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
 
 
 def masked_state(model: nn.Module, cut: Cut) -> dict[str, Tensor]:
