@@ -42,7 +42,8 @@ from gammaslim.penalties import (
     Shrinkage,
     cost_weighted,
 )
-from gammaslim.rules.user import OperatorCall, rule
+from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.rules.user import rule
 from gammaslim.selecting.planning import select
 from gammaslim.selecting.scoring import scores
 from gammaslim.selecting.sweeping import Sweep, SweepRow, sweep

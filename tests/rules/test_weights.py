@@ -365,3 +365,16 @@ def test_weight_standardisation_counts_the_columns():
     assert not any(exact(graph))
     assert partners(graph, OUT, ("function.weight", 0)) == one_each(0, 1, 2)
     assert all(exact(graph, OUT))
+
+
+def test_addbmm_sums_over_its_batch():
+    """b + Σ_n x[n] y[n]: channels that number the products count, as those of a sum do."""
+
+    def summed(x: Tensor) -> Tensor:
+        products = x[0].flatten(1).unsqueeze(2)  # channels, pixels, 1
+        total = torch.addbmm(torch.zeros(16, 16), products, products.mT)
+        return total.view(1, 1, 16, 16)
+
+    graph = toy(summed, outputs=1)
+    assert free(graph)
+    assert not any(exact(graph))

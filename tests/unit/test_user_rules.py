@@ -75,6 +75,27 @@ def minus_mean(x: Tensor) -> Tensor:
     return x - x.mean(1, keepdim=True)
 
 
+@torch.library.custom_op("gammaslim_tests::weighted", mutates_args=())
+def weighted(x: Tensor, weight: Tensor) -> Tensor:
+    return x * weight.view(1, -1, 1, 1)
+
+
+@weighted.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Weighted(Toy):
+    """A map that is zero nowhere, times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.sigmoid)
+        self.weight = torch.nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(weighted(self.function(self.norm(self.into(x))), self.weight))
+
+
 def operator(definition: Any) -> Callable[[Tensor], Tensor]:
     """A function of its own, which unlike the definition can be copied."""
 
@@ -342,10 +363,75 @@ def test_a_second_rule_is_refused(passes_on):
     again.remove()
 
 
-@pytest.mark.parametrize("name", ["aten::add", torch.ops.aten.relu, "prims::sum"])
-def test_pytorch_operators_keep_their_rules(name):
-    with pytest.raises(gs.RuleError, match="is PyTorch's own"):
+KNOWN = "gammaslim's rule for it cannot be replaced"
+COMPOSED = "made of other operators"
+MISSING = "no ATen operator of that name"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("aten::add", KNOWN),
+        ("aten::cat", KNOWN),
+        ("aten::slice.Tensor", KNOWN),
+        ("aten::erfc", KNOWN),
+        ("aten::erfc_", KNOWN),
+        (torch.ops.aten.relu, KNOWN),
+        (torch.ops.aten.max.dim, KNOWN),
+        ("aten::matmul", COMPOSED),
+        (torch.ops.aten.einsum, COMPOSED),
+        ("aten::never_heard_of", MISSING),
+        ("prims::sin", MISSING),
+    ],
+)
+def test_what_gammaslim_follows_already_is_refused(name, why):
+    with pytest.raises(gs.RuleError, match="is PyTorch's own") as error:
         gs.rule(name)
+    assert why in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["aten::tril", torch.ops.aten.tril, torch.ops.aten.tril.default])
+def test_an_operator_of_pytorch_without_a_rule_can_be_taught(name):
+    """Unknown before and after; in between, each channel's own triangle."""
+    assert only_reason(toy(torch.tril)) == "unknown operator aten.tril"
+    with gs.rule(name)(lambda call: call.give(call.out, call.labels(call["self"]), zero=True)):
+        graph = toy(torch.tril)
+        assert free(graph)
+        assert flow(graph) == one_each(0, 1, 2, 3)
+    assert not free(toy(torch.tril))
+
+
+def test_every_verb_counts_as_said():
+    """Parts that are tied, and sizes that are followed, are not left out."""
+
+    def halves(call: gs.OperatorCall) -> None:
+        batch, channels, *rest = call.labels(call["x"])
+        call.tie(channels.reshape(2, -1), "halves")
+        labels = call.fresh(4)
+        call.follow(labels, None)
+        call.give(call.outputs[0], (batch, labels, *rest))
+
+    with gs.rule(twice)(halves):
+        graph = gs.trace(Toy(operator(twice)), image())
+    assert flow(graph) == [(), (), (), ()]
+    assert reasons(graph, INTO) == [""] * 4
+
+
+def test_zero_may_hang_on_some_of_the_inputs():
+    """A gate that is zero where its weight is."""
+
+    def product(call: gs.OperatorCall) -> None:
+        batch, channels, *rest = call.labels(call["x"])
+        (weights,) = call.labels(call["weight"])
+        labels = (batch, call.unite(channels, weights), *rest)
+        call.give(call.out, labels, zero=[call["weight"]])
+        found.append((call.zero(call["x"]), call.zero(call.out), call.operator))
+
+    found: list[Any] = []
+    with gs.rule(weighted)(product):
+        model = Weighted()
+        gs.trace(model, image())
+    assert found[0] == (False, True, "weighted")
 
 
 @pytest.mark.parametrize("name", ["gate", "a::b::c", 3, torch.relu])
@@ -461,6 +547,10 @@ def test_the_example_in_the_docs():
     exec(blocks[1], names)  # noqa: S102
     assert names["graph"].coverage == 1
     assert len(names["model"][3].weight) == 8
-    names["build"] = lambda: names["model"]
+    names["lower"] = Toy(torch.tril)
     exec(blocks[2], names)  # noqa: S102
+    assert names["triangles"].coverage == 1
+    names["lower_triangle"].remove()
+    names["build"] = lambda: names["model"]
+    exec(blocks[3], names)  # noqa: S102
     assert gs.trace(names["model"], names["image"]).coverage == 0

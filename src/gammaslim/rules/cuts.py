@@ -69,30 +69,24 @@ def _slice_at(index: Any, axis: int, ndim: int) -> slice | None:
     puts in dimension 1, ``...`` stands for two, and ``:k`` is applied to dimension 4.
     """
     entries = index if isinstance(index, tuple) else (index,)
-    named = sum(map(_dimensions_named, entries))
+    named = sum(_taken_and_left(entry)[0] for entry in entries)
     at = 0
     for entry in entries:
         if isinstance(entry, slice) and at == axis:
             return entry
-        if entry is ...:
-            at += ndim - named
-        elif not _is_integer(entry):
-            at += 1
+        at += ndim - named if entry is ... else _taken_and_left(entry)[1]
     return None
 
 
-def _dimensions_named(entry: Any) -> int:
+def _taken_and_left(entry: Any) -> tuple[int, int]:
+    """How many dimensions an entry of an index is applied to, and how many it leaves."""
     if entry is None or entry is ... or isinstance(entry, bool):
-        return 0
-    mask = isinstance(entry, Tensor) and entry.dtype in (torch.bool, torch.uint8)
-    return entry.ndim if mask else 1
-
-
-def _is_integer(entry: Any) -> bool:
-    """Whether an entry of an index takes its dimension away."""
+        return 0, 1
     if isinstance(entry, Tensor):
-        return entry.ndim == 0 and entry.dtype not in (torch.bool, torch.uint8)
-    return isinstance(entry, int | np.integer) and not isinstance(entry, bool)
+        if entry.dtype in (torch.bool, torch.uint8):
+            return entry.ndim, 1
+        return 1, min(entry.ndim, 1)
+    return 1, 0 if isinstance(entry, int | np.integer) else 1
 
 
 def _boundary(call: OperatorCall, labels: IntArray, place: int, given: Given) -> None:

@@ -19,7 +19,11 @@ ZERO_TO_ZERO = frozenset([
 ])  # fmt: skip
 """Functions of one tensor with f(0) = 0."""
 
-SUMS = frozenset(["add", "sub", "rsub", "lerp", "maximum", "minimum"])
+KEEPS_ZERO = frozenset([
+    "add", "sub", "rsub", "lerp", "maximum", "minimum", "complex", "copy", "native_dropout", "zero",
+])  # fmt: skip
+"""Zero where all operands are."""
+
 PRODUCTS = frozenset(["mul", "logical_and"])
 SINGULAR = frozenset(
     ["div", "true_divide", "reciprocal", "rsqrt", "log", "log2", "log10", "pow", "atan2"]
@@ -78,31 +82,22 @@ def broadcast(call: OperatorCall, tensors: Sequence[Tensor], shape: tuple[int, .
 def _zero(call: OperatorCall, dims: Dims) -> bool | Sequence[Tensor]:
     """The tensors that make a removed channel exactly zero in the result, if any do."""
     name, tensors = call.operator, call.inputs
+    along = [-axis for axis, labels in enumerate(reversed(dims), 1) if labels is not None]
     # One that was broadcast along the channels has no element that is a removed channel's own.
-    spans = [_spans(call, tensor, dims) for tensor in tensors]
+    spans = [
+        all(-axis <= tensor.ndim and own[axis] is not None for axis in along)
+        for tensor, own in zip(tensors, map(call.labels, tensors), strict=True)
+    ]
     if name in PRODUCTS:
         pairs = zip(tensors, spans, strict=True)
         return next(([tensor] for tensor, own in pairs if own and call.zero(tensor)), False)
     if name in ZERO_TO_ZERO or name in QUOTIENTS:
         return tensors[:1] if spans and spans[0] else False
-    return all(spans) and _maps_zero_to_zero(call, len(tensors))
-
-
-def _spans(call: OperatorCall, tensor: Tensor, dims: Dims) -> bool:
-    """Whether the tensor itself carries every labelled dimension of the result."""
-    own = call.labels(tensor)
-    padded = (None,) * (len(dims) - len(own)) + tuple(own)
-    return all(have is not None for have, out in zip(padded, dims, strict=True) if out is not None)
-
-
-def _maps_zero_to_zero(call: OperatorCall, tensors: int) -> bool:
-    """Whether the result is zero where every tensor operand is."""
-    name = call.operator
-    if name in ("add", "sub") and tensors == 1:
-        return call["other"] == 0
+    if name in ("add", "sub") and len(tensors) == 1:
+        return call["other"] == 0 and all(spans)
     if name == "hardtanh":
-        return call["min_val"] <= 0 <= call["max_val"]
-    return name in ("native_dropout", "zero", "copy", "complex", *SUMS)
+        return call["min_val"] <= 0 <= call["max_val"] and all(spans)
+    return name in KEEPS_ZERO and all(spans)
 
 
 @rule(

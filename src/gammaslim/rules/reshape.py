@@ -210,7 +210,10 @@ def _placed(call: OperatorCall, block: IntArray, target: Target) -> Placed:
 def _split(call: OperatorCall, block: IntArray, target: Target, varying: list[int]) -> Placed:
     """Equal parts: either the same column of each may go, or whole parts where the code allows."""
     dims: list[LabelArray] = [None] * block.ndim
-    flexible = [axis for axis in varying if not _constant(target.given[axis])][-2:]
+    constants = [
+        size is not None and (not isinstance(size, Size) or size.constant) for size in target.given
+    ]
+    flexible = [axis for axis in varying if not constants[axis]][-2:]
     if not flexible:
         call.freeze(block.ravel(), "the sizes that split it are constants")
         return Placed(dims)
@@ -236,10 +239,6 @@ def _split(call: OperatorCall, block: IntArray, target: Target, varying: list[in
     if len(others) > 1:
         return Placed(dims)
     return Placed(dims, Grid(block.ravel(), others[0], inner, strided=inner < others[0]))
-
-
-def _constant(given: Given) -> bool:
-    return given is not None and (not isinstance(given, Size) or given.constant)
 
 
 def _either(call: OperatorCall, grid: IntArray, rows: IntArray, columns: IntArray) -> None:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch._C import DispatchKey
+from torch._C import (
+    DispatchKey,
+    _dispatch_has_kernel,  # pyright: ignore[reportPrivateUsage]
+    _dispatch_has_kernel_for_dispatch_key,  # pyright: ignore[reportPrivateUsage]
+)
 from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
@@ -131,14 +135,13 @@ def _refuse_known(name: str) -> None:
             f"{name} is PyTorch's own, and gammaslim's rule for it cannot be replaced. Make a "
             "custom operator of what the network does there, or keep its channels with ignore=."
         )
-    if all(form.has_kernel_for_dispatch_key(_COMPOSED) for form in forms):
+    composed = DispatchKey.CompositeImplicitAutograd.name
+    dispatched = (form.name() for form in forms if _dispatch_has_kernel(form.name()))
+    if all(_dispatch_has_kernel_for_dispatch_key(form, composed) for form in dispatched):
         raise RuleError(
             f"{name} is PyTorch's own, and made of other operators, which are followed one by one: "
             "its rule would never be asked. graph.frozen names those that need one."
         )
-
-
-_COMPOSED = DispatchKey.CompositeImplicitAutograd
 
 
 def _origin(body: Rule) -> str:
