@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             written to.
     """
     model = unwrap(model)
-    tensors, plan = _stored(model), remembered_plan(model).to_json()
+    state = _state(model)
+    aliases = named_aliases(state)  # each shared tensor is stored once
+    tensors = {
+        n: t.detach().cpu().contiguous().clone() for n, t in state.items() if n not in aliases
+    }
+    plan = remembered_plan(model).to_json()
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -166,7 +171,12 @@ def _check_fits(model: nn.Module, contents: Contents, path: object) -> None:
             expected[name] = tuple(
                 len(cuts[d]) if d in cuts else n for d, n in enumerate(expected[name])
             )
-    _expect_biases(expected, contents.added_biases, path)
+    for name in contents.added_biases:
+        weight = expected.get(f"{name}.weight")
+        if weight is None or f"{name}.bias" in expected:
+            lack = "no weight" if weight is None else "a bias of its own"
+            raise _mismatch(path, f"a bias was added to {name!r}, which has {lack} here")
+        expected[f"{name}.bias"] = weight[:1]
     _check_modules(model, contents.plan, path)
     found_shapes = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
     for name in sorted({*expected, *found_shapes}):
@@ -186,21 +196,6 @@ def _check_modules(model: nn.Module, plan: Plan, file: object) -> None:
             getattr(model.get_submodule(owner), name)
         except AttributeError as error:
             raise _mismatch(file, f"it sets {path!r}, which does not exist here") from error
-
-
-def _expect_biases(
-    expected: dict[str, tuple[int, ...]], layers: Sequence[str], path: object
-) -> None:
-    """Add the shapes of the biases that layers were given to those expected."""
-    for name in layers:
-        weight = expected.get(f"{name}.weight")
-        if weight is None or f"{name}.bias" in expected:
-            raise _mismatch(path, f"a bias was added to {name!r}, which has {_lack(weight)} here")
-        expected[f"{name}.bias"] = weight[:1]
-
-
-def _lack(weight: tuple[int, ...] | None) -> str:
-    return "no weight" if weight is None else "a bias of its own"
 
 
 def _shown(shape: tuple[int, ...] | None) -> str:
@@ -242,17 +237,6 @@ def _loadable(model: nn.Module, contents: Contents) -> dict[str, Tensor]:
     return state
 
 
-def _stored(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, each shared tensor once, as contiguous copies on the CPU."""
-    state = _state(model)
-    aliases = named_aliases(state)
-    return {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in state.items()
-        if name not in aliases
-    }
-
-
 def _digest(tensors: Mapping[str, Tensor], plan: str) -> str:
     """SHA-256 over the plan, and names, types, shapes and bytes in the order of the names."""
     digest = hashlib.sha256(plan.encode())
@@ -272,14 +256,10 @@ def _write_atomically(target: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)  # it can be read by setting it only
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -14,11 +14,10 @@ from rich.progress import Progress, track
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from gammaslim.arrays import BoolArray, FloatArray
+from gammaslim.arrays import FloatArray
 from gammaslim.channels.costs import channel_costs
 from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import Group
 from gammaslim.cutting.surgery import apply_plan
 from gammaslim.errors import TargetError
 from gammaslim.network.calling import call_arguments, map_tensors
@@ -94,7 +93,11 @@ def channel_latencies(
         )
     model = unwrap(model)
     check_fresh(model, graph.shapes)
-    alone, bound = _by_itself(graph)
+    bound = np.zeros(graph.num_channels, dtype=np.bool_)  # can only go with others
+    for balance in graph.arrangement.balances:
+        bound[balance.channels] = True
+    bound &= graph.prunable
+    alone = [g for g in graph.groups if g.prunable and not bound[g.channels].any()]
     latencies = np.zeros(graph.num_channels)
     groups = track(alone, "timing groups", transient=True, disable=not progress)
     full = 0.0
@@ -109,16 +112,6 @@ def channel_latencies(
         full = full or medians(model, Cut(graph, everything), repeats)[0]
         latencies[bound] = channel_costs(graph)[bound] * full / max(graph.cost().macs, 1)
     return latencies
-
-
-def _by_itself(graph: ChannelGraph) -> tuple[Sequence[Group], BoolArray]:
-    """The groups that can be cut alone, and the channels that can only go with others."""
-    bound = np.zeros(graph.num_channels, dtype=np.bool_)
-    for balance in graph.arrangement.balances:
-        bound[balance.channels] = True
-    bound &= graph.prunable
-    groups = [g for g in graph.groups if g.prunable and not bound[g.channels].any()]
-    return groups, bound
 
 
 _TOLERANCE = 0.02

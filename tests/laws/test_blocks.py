@@ -304,7 +304,7 @@ def test_a_failed_cut_puts_layers_back(monkeypatch):
     assert found == [list(map(id, own)) for own in groups]
 
 
-@pytest.mark.parametrize("where", ["proving", "remaining"])
+@pytest.mark.parametrize("where", ["proving", "contributions"])
 def test_a_constant_that_cannot_be_set_puts_layers_back(monkeypatch, where):
     def fail(*_):
         raise RuntimeError("no memory left")

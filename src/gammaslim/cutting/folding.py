@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray
-from gammaslim.cutting.reading import Reading
+from gammaslim.cutting.contributions import Reading
 from gammaslim.cutting.undoing import Undo
 from gammaslim.network.modules import first_paths
 
@@ -81,6 +81,10 @@ def fold(
     )
 
 
+# A 3x3 convolution reads a channel that is 0.5 at every place. Away from the border each output
+# gets 0.5 times the sum of its nine weights for that channel, whatever the image: that is folded.
+# At the border of a padded image some taps meet zeros instead, so the output there was smaller;
+# what remains of the difference is reported as `Outcome.change`.
 def _contribution(reading: Reading, means: Tensor, weight: Tensor) -> Tensor:
     """What constant inputs give each output of the uncut layer, ``[outputs]``, float64."""
     module = reading.module
@@ -122,17 +126,17 @@ def add_bias(module: nn.Module, values: Tensor | None = None) -> Callable[[], No
     start = zeros if values is None else values.to(zeros)
     module.bias = nn.Parameter(start, requires_grad=weight.requires_grad)
     module.__dict__[ADDED_BIAS] = True
-    return lambda: _drop_bias(module)
+
+    def drop() -> None:
+        module.register_parameter("bias", None)
+        module.__dict__.pop(ADDED_BIAS, None)
+
+    return drop
 
 
 def biases_added(model: nn.Module) -> list[str]:
     """The paths of all layers that were given a bias."""
     return [path for module, path in first_paths(model).items() if ADDED_BIAS in module.__dict__]
-
-
-def _drop_bias(module: nn.Module) -> None:
-    module.register_parameter("bias", None)
-    module.__dict__.pop(ADDED_BIAS, None)
 
 
 def _change(tensor: Tensor, amount: Tensor, undo: Undo) -> None:

@@ -95,7 +95,8 @@ def _module_outputs(
     names = {
         m: n
         for m, n in first_paths(model).items()
-        if (next(m.children(), None) is None or n in also) and not _is_silent(m)
+        # A placeholder only stands in for the shape of what a layer gave, which nobody reads.
+        if (next(m.children(), None) is None or n in also) and not isinstance(m, Placeholder)
     }
     calls: Counter[str] = Counter()
 
@@ -112,11 +113,6 @@ def _module_outputs(
         handle.remove()
 
 
-def _is_silent(module: nn.Module) -> bool:
-    """Whether a module only stands in for the shape of what a layer gave, which nobody reads."""
-    return isinstance(module, Placeholder)
-
-
 def gathered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivors) -> Tensor:
     """What ``survivors`` leaves of every dimension whose channel ids are given."""
     for dim, ids in enumerate(dims):
@@ -125,16 +121,10 @@ def gathered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivo
     return tensor
 
 
-def _scattered(tensor: Tensor, dims: Sequence[IntArray | None], survivors: Survivors) -> Tensor:
-    """The inverse of :func:`gathered`, with zeros where channels were removed."""
-    for dim, ids in enumerate(dims):
-        if ids is not None and len(kept := survivors(ids)) < len(ids):
-            shape = [*tensor.shape[:dim], len(ids), *tensor.shape[dim + 1 :]]
-            index = torch.from_numpy(kept).to(tensor.device)
-            tensor = tensor.new_zeros(shape).index_copy(dim, index, tensor)
-    return tensor
-
-
+# LayerNorm over eight channels, of which three go: in the masked network these three are zero and
+# pull mean and variance down; in the cut network they are not there. So the reference gathers the
+# five that stay, normalises over five, and scatters the result back among zeros: eight again, as
+# the code of the masked network expects.
 class Recounting(TorchDispatchMode):
     """Runs operators that depend on the number of channels over the surviving ones only."""
 
@@ -162,12 +152,21 @@ class Recounting(TorchDispatchMode):
         outputs = func(*_resized(func, args), **kwargs)
         several = isinstance(outputs, tuple | list)
         results = [
-            _scattered(out, dims, self._survivors)
+            self._scattered(out, dims)
             for out, dims in zip(outputs if several else [outputs], recount.outputs, strict=True)
         ]
         if func._schema.is_mutable:  # noqa: SLF001 - the gathered copy was written to: write to the real one
             return original.copy_(results[0])
         return tuple(results) if several else results[0]
+
+    def _scattered(self, tensor: Tensor, dims: Sequence[IntArray | None]) -> Tensor:
+        """The inverse of :func:`gathered`, with zeros where channels were removed."""
+        for dim, ids in enumerate(dims):
+            if ids is not None and len(kept := self._survivors(ids)) < len(ids):
+                shape = [*tensor.shape[:dim], len(ids), *tensor.shape[dim + 1 :]]
+                index = torch.from_numpy(kept).to(tensor.device)
+                tensor = tensor.new_zeros(shape).index_copy(dim, index, tensor)
+        return tensor
 
 
 def _resized(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -17,10 +17,16 @@ from gammaslim.channels.plan import Plan
 from gammaslim.channels.records import Cost
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.cutting.calibration import Calibration, reestimate
+from gammaslim.cutting.contributions import (
+    Contributions,
+    Reading,
+    has_constants,
+    network_outputs,
+    observe,
+    settle,
+)
 from gammaslim.cutting.folding import Folded, add_bias, fold
 from gammaslim.cutting.proving import Proof, prove
-from gammaslim.cutting.reading import Reading, has_constants, network_outputs, observe
-from gammaslim.cutting.remaining import Contributions, settle
 from gammaslim.cutting.surgery import check_optimizer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.cutting.verification import drift_between
@@ -124,7 +130,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
         VerificationError: the law does not hold; the network has been restored.
     """
     networks = [unwrap(each) for each in (model, ema) if each is not None]
-    optimizers = _listed(optimizer)
+    optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer or ())
     cut = _checked(networks, graph, plan, optimizers)
     if handle is not None:
         handle.check_cut(graph)
@@ -134,7 +140,10 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
             whole = _Pruning(network, cut)
             done.append(whole)
             whole.run(owners, verify=verify, folds=fold, calibration=calibration)
-        _same_biases(done)
+        # Where one network was given a bias, so is its average: both have the same parameters.
+        for name in {name for whole in done for name in whole.added}:
+            for whole in done:
+                whole.ensure_bias(name)
     except BaseException:
         for whole in done:
             whole.restore()
@@ -182,10 +191,11 @@ class _Pruning:
     ) -> None:
         """Look, cut, prove, fold, and look again."""
         model, example = self._model, self._cut.graph.example_inputs
+        tensors = named_tensors(model)
         data = None
         if calibration is not None:
-            data = Calibration(calibration, example, _device(model))
-        folds = folds and not on_meta(named_tensors(model))
+            data = Calibration(calibration, example, next(iter(tensors.values())).device)
+        folds = folds and not on_meta(tensors)
         if not folds or not (data or has_constants(model, self._cut)):
             self._prove(optimizers, verify=verify)
             return
@@ -255,26 +265,9 @@ class _Pruning:
         return self._cut.survivors(ids)
 
 
-def _same_biases(done: Sequence[_Pruning]) -> None:
-    """Where one network was given a bias, so is its average: both have the same parameters."""
-    for name in {name for whole in done for name in whole.added}:
-        for whole in done:
-            whole.ensure_bias(name)
-
-
-def _listed(optimizer: Optimizer | Sequence[Optimizer] | None) -> tuple[Optimizer, ...]:
-    if optimizer is None:
-        return ()
-    return (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-
-
 def _weight(reading: Reading) -> Tensor:
     weight: Any = reading.module.weight
     return weight
-
-
-def _device(model: nn.Module) -> Any:
-    return next(iter(named_tensors(model).values())).device
 
 
 def _difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

@@ -63,10 +63,7 @@ def apply_plan(model: nn.Module, plan: Plan, optimizers: Sequence[Optimizer] = (
             undo.steps.append(replace_layer(model, path, remnant))
         tensors = named_tensors(model)
         for name, cuts in cuts_by_tensor(plan).items():
-            _cut_tensor(tensors[name], cuts, undo)
-            for optimizer in optimizers:
-                if tensors[name] in optimizer.state:
-                    _cut_state(optimizer.state[tensors[name]], cuts, undo)
+            _cut_tensor(tensors[name], cuts, optimizers, undo)
         for path, value in plan.attributes.items():
             _set_attribute(model.get_submodule(owner(path)), path.rpartition(".")[2], value, undo)
         for path, places in plan.inputs.items():
@@ -102,7 +99,8 @@ def _release(layer: nn.Module, optimizers: Sequence[Optimizer], undo: Undo) -> N
                 undo.steps.append(partial(optimizer.state.__setitem__, parameter, state))
 
 
-def _cut_tensor(tensor: Tensor, cuts: Cuts, undo: Undo) -> None:
+def _cut_tensor(tensor: Tensor, cuts: Cuts, optimizers: Sequence[Optimizer], undo: Undo) -> None:
+    """Cut a tensor, its gradient, and whatever optimizers keep of its shape."""
     data, grad = tensor.data, tensor.grad
 
     def restore() -> None:
@@ -115,6 +113,12 @@ def _cut_tensor(tensor: Tensor, cuts: Cuts, undo: Undo) -> None:
     _set_data(tensor, sliced(data, cuts))
     if grad is not None:
         tensor.grad = sliced(grad, cuts)
+    for state in (optimizer.state[tensor] for optimizer in optimizers if tensor in optimizer.state):
+        before = dict(state)
+        undo.steps.append(partial(state.update, before))
+        for key, value in before.items():
+            if isinstance(value, Tensor) and value.ndim > max(cuts):
+                state[key] = sliced(value, cuts)
 
 
 def _set_data(tensor: Tensor, data: Tensor) -> None:
@@ -128,14 +132,6 @@ def _set_data(tensor: Tensor, data: Tensor) -> None:
     if tensor.requires_grad:
         tensor.data = data.new_empty(0, dtype=other)
     tensor.data = data
-
-
-def _cut_state(state: dict[str, Any], cuts: Cuts, undo: Undo) -> None:
-    before = dict(state)
-    undo.steps.append(lambda: state.update(before))
-    for key, value in before.items():
-        if isinstance(value, Tensor) and value.ndim > max(cuts):
-            state[key] = sliced(value, cuts)
 
 
 def _set_attribute(module: nn.Module, name: str, value: Any, undo: Undo) -> None:
@@ -160,13 +156,8 @@ def remembered_plan(model: nn.Module) -> Plan:
     for module, path in first_paths(model).items():
         plan = module.__dict__.get(PLAN_ATTRIBUTE)
         if plan is not None:
-            whole = whole.then(plan.renamed(partial(_below, path)))
+            whole = whole.then(plan.renamed(lambda part, path=path: f"{path}.{part}".strip(".")))
     return whole
-
-
-def _below(path: str, part: str) -> str:
-    """The path in the whole network of a ``part`` of its module at ``path``."""
-    return f"{path}.{part}".strip(".")
 
 
 def check_optimizer(model: nn.Module, plan: Plan, optimizer: Optimizer) -> None:

@@ -184,7 +184,14 @@ def compare(
     double, moved = (noise.double, noise.moved) if noise else (False, {})
 
     def look(key: Key, have: Tensor) -> _Difference | None:
-        return _difference(expected.seen[key], have) if key in expected.seen else None
+        want = expected.seen.get(key)
+        if want is None:
+            return None
+        if have.shape != want.shape:
+            text = f"has shape {list(want.shape)} masked, {list(have.shape)} pruned"
+            return _Difference(float("inf"), text)
+        drift = drift_between(want, have)
+        return _Difference(drift, f"differs by {drift:.1e} of its scale")
 
     precise = _doubled if double else _as_it_is
     inputs = map_tensors(graph.example_inputs, lambda t: precise(_informative(t)))
@@ -201,14 +208,6 @@ def compare(
         if difference.drift > allowed or allowed == tolerance:
             largest = max(largest, difference.drift)  # what is only noise has no drift to report
     return Verdict(largest, blamed, len(expected.seen), message)
-
-
-def _difference(want: Tensor, have: Tensor) -> _Difference:
-    if have.shape != want.shape:
-        text = f"has shape {list(want.shape)} masked, {list(have.shape)} pruned"
-        return _Difference(float("inf"), text)
-    drift = drift_between(want, have)
-    return _Difference(drift, f"differs by {drift:.1e} of its scale")
 
 
 def drift_between(want: Tensor, have: Tensor) -> float:

@@ -1,4 +1,8 @@
-"""What layers read of channels that will go: their means, and which of them are constants."""
+"""What channels and layers that go still contribute: constants and means, seen before the cut.
+
+A :class:`Reading` is what a layer that stays reads of channels that go, for folding; a
+:class:`Given` what a layer that leaves as a whole gave, for the constant in its place.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from gammaslim.arrays import IntArray, kept_mask
 from gammaslim.channels.graph import Cut
+from gammaslim.cutting.constants import set_value
+from gammaslim.cutting.undoing import Undo
 from gammaslim.errors import CalibrationError
 from gammaslim.network.calling import call_arguments, copied, output_tensors
 from gammaslim.network.layers import is_plain
 from gammaslim.network.modules import (
     NORM_BASE,
     first_paths,
+    named_tensors,
     preserved_attributes,
     preserved_random_state,
     training_mode,
@@ -48,7 +55,8 @@ class Reading:
 
     def look(self, inputs: Tensor) -> None:
         """Take in one input of the layer."""
-        dim = _channel_dim(self.module, inputs)
+        spatial = 0 if isinstance(self.module, nn.Linear) else len(self.module.kernel_size)  # pyright: ignore[reportArgumentType]
+        dim = inputs.ndim - 1 - spatial
         index = torch.from_numpy(self.columns).to(inputs.device)
         rows = inputs.detach().index_select(dim, index).movedim(dim, 0).flatten(1)
         if not rows.shape[1]:
@@ -109,20 +117,16 @@ def observe(
     given = [(model.get_submodule(path), shown(look)) for path, look in looks.items()]
     hooks = [module.register_forward_hook(hook) for module, hook in given]
     with _hooked([*hooks, *(module.register_forward_pre_hook(read) for module in readings)]):
-        _run_all(model, batches)
+        for batch in batches:
+            try:
+                _run(model, batch, contextlib.nullcontext())
+            except Exception as error:  # any failure of the user's own code
+                raise CalibrationError(
+                    f"The network fails on the calibration data: {type(error).__name__}: {error}."
+                ) from error
     for module, norm in _sole_norms(model, cut.graph.example_inputs, list(readings)).items():
         readings[module].norm = norm
     return list(readings.values()), skipped
-
-
-def _run_all(model: nn.Module, batches: Iterable[Any]) -> None:
-    for batch in batches:
-        try:
-            _run(model, batch, contextlib.nullcontext())
-        except Exception as error:  # any failure of the user's own code
-            raise CalibrationError(
-                f"The network fails on the calibration data: {type(error).__name__}: {error}."
-            ) from error
 
 
 def _readings(model: nn.Module, cut: Cut) -> tuple[dict[nn.Module, Reading], list[str]]:
@@ -132,9 +136,14 @@ def _readings(model: nn.Module, cut: Cut) -> tuple[dict[nn.Module, Reading], lis
     for module, path in first_paths(model).items():
         if graph.flow.around(path) in cut.leaving.remnants:
             continue
-        name = f"{path}.weight" if path else "weight"
-        columns = _removed_columns(module, graph.sites.get((name, 1)), cut)
-        if columns is None:
+        ids = graph.sites.get((f"{path}.weight" if path else "weight", 1))
+        if ids is None or isinstance(module, nn.Embedding):
+            continue
+        columns = np.flatnonzero(~kept_mask(ids, cut.keep)).astype(np.int64)
+        groups = getattr(module, "groups", 1)
+        if groups > 1:  # the same column of every group
+            columns = (np.arange(groups)[:, None] * len(ids) + columns).ravel()
+        if not len(columns):
             continue
         if not is_plain(module):
             skipped.append(path)
@@ -142,23 +151,6 @@ def _readings(model: nn.Module, cut: Cut) -> tuple[dict[nn.Module, Reading], lis
         zeros = torch.zeros(len(columns), dtype=torch.float64)
         readings[module] = Reading(module, path, columns, zeros, zeros + np.inf, zeros - np.inf)
     return readings, skipped
-
-
-def _removed_columns(module: nn.Module, ids: IntArray | None, cut: Cut) -> IntArray | None:
-    """Indices among a layer's inputs that go while the layer stays; ``None`` if there are none."""
-    if ids is None or isinstance(module, nn.Embedding):
-        return None
-    gone = np.flatnonzero(~kept_mask(ids, cut.keep))
-    groups = getattr(module, "groups", 1)
-    if groups > 1:  # the same column of every group
-        gone = (np.arange(groups)[:, None] * len(ids) + gone).ravel()
-    return gone.astype(np.int64) if len(gone) else None
-
-
-def _channel_dim(module: nn.Module, inputs: Tensor) -> int:
-    if isinstance(module, nn.Linear):
-        return inputs.ndim - 1
-    return inputs.ndim - 1 - len(getattr(module, "kernel_size"))  # noqa: B009
 
 
 def network_outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
@@ -187,6 +179,10 @@ def _hooked(handles: list[Any]) -> Generator[None]:
             handle.remove()
 
 
+# conv -> bn, with nothing else reading the conv: what the conv lost can be taken off the running
+# mean of bn, and no bias is needed. Not so where a second module, an addition or the network's
+# output reads the conv (`uses` counts more than the one use), where bn is shared by two convs, or
+# where the conv runs twice and only one of its outputs goes to bn.
 def _sole_norms(
     model: nn.Module, example: Any, layers: list[nn.Module]
 ) -> dict[nn.Module, nn.Module]:
@@ -235,3 +231,80 @@ class _Uses(TorchFunctionMode):
                 if known := self.owner.get(id(tensor)):
                     self.count[known[0]] = self.count.get(known[0], 0) + 1
         return result
+
+
+class Given:
+    """What one layer gave, per channel: the running sum, and the middle of what came first."""
+
+    def __init__(self, dim: int) -> None:
+        """Nothing so far; ``dim`` holds the channels."""
+        self._dim, self._count = dim, 0
+        self._total: Tensor | None = None
+        self.middle = torch.empty(0)
+
+    def look(self, output: Tensor) -> None:
+        """Take in one output."""
+        rows = output.detach().movedim(self._dim, 0).flatten(1).double().cpu()
+        if self._total is None:
+            self._total, self.middle = torch.zeros(len(rows), dtype=rows.dtype), rows.median(1)[0]
+        self._total += rows.sum(dim=1)
+        self._count += rows.shape[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """Over all images and places."""
+        assert self._total is not None  # noqa: S101 -- the layer has run
+        return self._total / max(self._count, 1)
+
+
+def silent_part(model: nn.Module, cut: Cut) -> Cut:
+    """All channels but those of groups that a cut empties and whose scales are all zero."""
+    graph, tensors = cut.graph, named_tensors(model)
+    loud = np.zeros(graph.num_channels, dtype=np.bool_)
+    for name in graph.scales:
+        ids = graph.sites[(name, 0)]
+        values = tensors[name].detach().cpu().numpy() != 0
+        loud[ids[(ids >= 0) & values]] = True
+    silent = np.ones(graph.num_channels, dtype=np.bool_)
+    for group in graph.groups:
+        scored = group.channels[graph.scored[group.channels]]
+        if len(scored) and not (cut.keep[group.channels].any() or loud[scored].any()):
+            silent[group.channels] = False
+    return Cut(graph, silent)
+
+
+class Contributions:
+    """What each constant of the cut network is to be, measured in the uncut one.
+
+    Where the scales that feed a layer are zero, what it gave is a constant: that, as it is away
+    from the borders of an image.  Elsewhere its mean, if ``means``, or nothing.
+    """
+
+    def __init__(self, model: nn.Module, cut: Cut, *, means: bool) -> None:
+        """Nothing has been looked at so far."""
+        told = {p: r for p, r in cut.leaving.remnants.items() if r.speaks}
+        fixed = silent_part(model, cut).leaving.remnants if told else {}
+        self._cut, self._told, self._fixed = cut, told, fixed
+        self._given = {p: Given(r.dim) for p, r in told.items() if means or p in fixed}
+
+    @property
+    def looks(self) -> dict[str, Callable[[Tensor], None]]:
+        """Who wants to see what a layer gives, by its path."""
+        return {path: given.look for path, given in self._given.items()}
+
+    def values(self) -> dict[str, Tensor]:
+        """Per layer that leaves, one value for each channel that is left."""
+        layers = self._cut.graph.flow.layers
+        found: dict[str, Tensor] = {}
+        for path, given in self._given.items():
+            value = given.middle if path in self._fixed else given.mean
+            left = torch.from_numpy(self._cut.survivors(layers[path].channels))
+            if len(left) == self._told[path].width:
+                found[path] = value[left]
+        return found
+
+
+def settle(model: nn.Module, values: Mapping[str, Tensor], undo: Undo) -> None:
+    """Give the constants of the cut network these values."""
+    for path, value in values.items():
+        set_value(model, path, value, undo)
