@@ -29,27 +29,25 @@ def tag_attributes(model: nn.Module, watcher: Watcher) -> None:
     their numbers mean is known, but for ``nn.Unflatten``, whose sizes are the user's.  The caller
     puts all attributes back.
     """
+
+    def size(name: str, at: int | None, value: int) -> Size:
+        terms = Terms(variables=((Variable(name, at, value), _ONE),))
+        return Size(value, terms, watcher)
+
+    def followed(name: str, value: Any) -> Any:
+        if type(value) is int:
+            return size(name, None, value)
+        listed = type(value) in (tuple, list) and 0 < len(value) <= LONGEST
+        if listed and all(type(entry) is int for entry in value):
+            return type(value)(size(name, at, entry) for at, entry in enumerate(value))
+        return value
+
     for module, path in first_paths(model).items():
         if type(module).__module__.startswith("torch.") and not isinstance(module, nn.Unflatten):
             continue
-        attributes = module.__dict__
-        numbers = [(n, v) for n, v in attributes.items() if type(v) in (int, tuple, list)]
-        for name, value in numbers:
-            attributes[name] = _tagged(f"{path}.{name}" if path else name, value, watcher)
-
-
-def _tagged(name: str, value: Any, watcher: Watcher) -> Any:
-    if type(value) is int:
-        return _size(Variable(name, None, value), watcher)
-    listed = type(value) in (tuple, list) and 0 < len(value) <= LONGEST
-    if listed and all(type(entry) is int for entry in value):
-        places = enumerate(value)
-        return type(value)(_size(Variable(name, at, entry), watcher) for at, entry in places)
-    return value
-
-
-def _size(variable: Variable, watcher: Watcher) -> Size:
-    return Size(variable.value, Terms(variables=((variable, _ONE),)), watcher)
+        own = module.__dict__
+        for name in [name for name, value in own.items() if type(value) in (int, tuple, list)]:
+            own[name] = followed(f"{path}.{name}" if path else name, own[name])
 
 
 def held_sizes(

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from gammaslim.arrays import FIXED, IntArray, Site
+from gammaslim.arrays import FIXED, Dims, IntArray, Site
 from gammaslim.channels.records import SizeAttribute
-from gammaslim.network.modules import CONVOLUTION, NORM_BASE
-from gammaslim.recording.findings import ConvSizes, Dims, Findings
+from gammaslim.network.modules import CONVOLUTION, NORM_BASE, first_paths
+from gammaslim.recording.findings import ConvSizes, Findings
 from gammaslim.tracing.attributes import ChannelsOf
 
 Sites = Mapping[Site, IntArray]
@@ -28,20 +28,23 @@ WEIGHT_SIZES: Mapping[type[nn.Module], Mapping[str, tuple[str, int]]] = {
 
 
 def module_attributes(
-    path: str, module: nn.Module, sites: Sites, findings: Findings, channels_of: ChannelsOf
+    model: nn.Module, sites: Sites, findings: Findings, channels_of: ChannelsOf
 ) -> Iterator[SizeAttribute]:
-    """The numbers on one module that must follow its tensors, or what runs through it."""
-    prefix = f"{path}." if path else ""
-    if isinstance(module, CONVOLUTION):
-        if path in findings.convolutions:
-            yield from _convolution(prefix, findings.convolutions[path], channels_of)
-    elif isinstance(module, NORM_BASE):
-        if path in findings.norms:
-            yield SizeAttribute.counting(f"{prefix}num_features", channels_of(findings.norms[path]))
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        yield from _normalized_shape(prefix, module, findings.normalized.get(path, ()), channels_of)
-    else:
-        yield from _repeated_lengths(prefix, module, sites)
+    """The numbers on PyTorch's modules that must follow their tensors, or what runs through."""
+    for module, path in first_paths(model).items():
+        prefix = f"{path}." if path else ""
+        if isinstance(module, CONVOLUTION):
+            if path in findings.convolutions:
+                yield from _convolution(prefix, findings.convolutions[path], channels_of)
+        elif isinstance(module, NORM_BASE):
+            if path in findings.norms:
+                ids = channels_of(findings.norms[path])
+                yield SizeAttribute.counting(f"{prefix}num_features", ids)
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            normalized = findings.normalized.get(path, ())
+            yield from _normalized_shape(prefix, module, normalized, channels_of)
+        else:
+            yield from _repeated_lengths(prefix, module, sites)
 
 
 def _repeated_lengths(prefix: str, module: nn.Module, sites: Sites) -> Iterator[SizeAttribute]:
