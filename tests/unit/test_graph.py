@@ -1,5 +1,7 @@
 """ChannelGraph: cost, masks, coverage, and what it says of plans that do not fit."""
 
+import copy
+import pickle
 import re
 from fractions import Fraction
 
@@ -166,3 +168,11 @@ def test_plan_that_removes_half_of_a_channel_within_a_site_is_refused():
     plan = Plan({("fc", 0): Kept(np.array([0, 2, 3]), 4)})
     with pytest.raises(PlanError, match="keeps other slices of dimension 0 of"):
         graph.keep_mask(plan)
+
+
+def test_a_graph_that_was_used_can_be_copied_and_pickled():
+    """What it remembers of earlier cuts stays behind."""
+    graph = residual_graph(4, 3)
+    plan = Cut(graph, mask(1, 0, 1, 1, 1, 1, 0)).plan
+    for other in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):  # noqa: S301
+        assert other.cost(plan) == graph.cost(plan)

@@ -4,8 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 
+import gammaslim as gs
 from gammaslim.arrays import FIXED
+from gammaslim.channels.dead_layers import DeadLayers
 from gammaslim.channels.records import SizeAttribute
 from gammaslim.errors import NothingToPruneError, PlanError, ScoreError, TargetError
 from gammaslim.selecting.planning import make_plan, select
@@ -294,3 +298,20 @@ def test_mask_that_empties_a_site_is_refused():
     """No layer may lose all its channels."""
     with pytest.raises(PlanError, match=r"'conv0\.weight' would lose all its channels"):
         make_plan(plain_graph([4]), np.zeros(4, dtype=np.bool_))
+
+
+def test_what_leaves_is_worked_out_once_for_each_mask(monkeypatch):
+    """Bisection, cost, and the plan's own checks ask the same cut again and again."""
+    asked = []
+    work = DeadLayers._leaving
+
+    def counted(self, keep):
+        asked.append(keep.tobytes())
+        return work(self, keep)
+
+    graph = gs.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64))
+    scores = np.random.default_rng(0).random(graph.num_channels)
+    monkeypatch.setattr(DeadLayers, "_leaving", counted)
+    plan = select(graph, scores, keep_macs=0.5)
+    assert not plan.empty
+    assert len(asked) == len(set(asked))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -53,8 +55,15 @@ class DeadLayers:
     groups: tuple[Group, ...]
     sites: Mapping[Site, IntArray]
     tensors: frozenset[str]
-    _last: list[tuple[bytes, Departures]] = field(default_factory=list[tuple[bytes, Departures]])
-    """The last answer, and for which mask: one cut asks several times."""
+    _known: WeakValueDictionary[bytes, Departures] = field(
+        default_factory=WeakValueDictionary[bytes, Departures], repr=False
+    )
+    """Answers by mask, each for as long as the cut that asked: it asks several times."""
+
+    def __reduce__(self) -> tuple[type[DeadLayers], tuple[Any, ...]]:
+        """Copied and pickled without what it remembers."""
+        record = (self.num_channels, self.flow, self.groups, self.sites, self.tensors)
+        return DeadLayers, record
 
     # A residual block x + bn2(conv2(relu(bn1(conv1(x))))) whose bn1 keeps none of its channels:
     # conv1 and bn1 have nothing to give, and conv2 has nothing to read.  Without the group of bn1,
@@ -65,11 +74,9 @@ class DeadLayers:
     def leaving(self, keep: BoolArray) -> Departures:
         """The layers that leave, as wholes, when exactly the channels in ``keep`` stay."""
         mask = keep.tobytes()
-        for known, answer in self._last:
-            if known == mask:
-                return answer
-        answer = self._leaving(keep)
-        self._last[:] = [(mask, answer)]
+        answer = self._known.get(mask)
+        if answer is None:
+            answer = self._known[mask] = self._leaving(keep)
         return answer
 
     def _leaving(self, keep: BoolArray) -> Departures:

@@ -167,7 +167,7 @@ class Cut:
     @cached_property
     def settled(self) -> Cut:
         """The cut without what serves nothing any more: channels that nobody reads, or makes."""
-        keep = self.keep
+        keep, _ = self.keep, self.leaving  # what leaves is known from here on
         for constraint in self.graph.constraints:
             keep = constraint.settled(keep)
         return self if keep is self.keep else Cut(self.graph, keep)

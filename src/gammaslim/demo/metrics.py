@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,24 +65,19 @@ def metrics_table(measured: Mapping[str, Measured]) -> Table:
     table.add_column("")
     for name in measured:
         table.add_column(name, justify="right")
-    rows = [_cells(line) for line in measured.values()]
-    for heading in rows[0] if rows else ():
-        table.add_row(heading, *(row[heading] for row in rows))
-    return table
-
-
-def _cells(line: Measured) -> dict[str, str]:
-    latency = line.latency_ms
-    return {
-        "dense accuracy": f"{line.accuracy.dense:.1%}",
-        "after the cut": f"{line.accuracy.after_cut:.1%}",
-        "fine-tuned": f"{line.accuracy.finetuned:.1%}",
-        "MACs per image": _change(line.macs),
-        "parameters": _change(line.params),
-        "latency, ms": f"{latency.before:.1f} → {latency.after:.1f}",
-        "drift": f"{line.drift:.1e}",
-        "same predictions": "all" if line.same_predictions else "not all",
+    rows: dict[str, Callable[[Measured], str]] = {
+        "dense accuracy": lambda one: f"{one.accuracy.dense:.1%}",
+        "after the cut": lambda one: f"{one.accuracy.after_cut:.1%}",
+        "fine-tuned": lambda one: f"{one.accuracy.finetuned:.1%}",
+        "MACs per image": lambda one: _change(one.macs),
+        "parameters": lambda one: _change(one.params),
+        "latency, ms": lambda one: f"{one.latency_ms.before:.1f} → {one.latency_ms.after:.1f}",
+        "drift": lambda one: f"{one.drift:.1e}",
+        "same predictions": lambda one: "all" if one.same_predictions else "not all",
     }
+    for heading, cell in rows.items() if measured else ():
+        table.add_row(heading, *map(cell, measured.values()))
+    return table
 
 
 def _change(change: Change) -> str:

@@ -36,19 +36,6 @@ def scales_picture(
         GammaslimError: ``before`` is empty, or ``after`` names a layer that ``before`` lacks.
         MissingExtraError: matplotlib is not installed.
     """
-    _check_names(before, after)
-    layers = [(name, _sorted(before[name]), _sorted(after.get(name, ()))) for name in before]
-    figure = _draw(layers)
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        figure.savefig(partial, dpi=150)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _check_names(before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike]) -> None:
     if not before:
         raise GammaslimError(
             "A picture of scales was asked for, but no layer was given. Pass the BatchNorm scales "
@@ -59,6 +46,15 @@ def _check_names(before: Mapping[str, ArrayLike], after: Mapping[str, ArrayLike]
             f"The scales after the cut name layers that are not among those before it: {unknown}. "
             "Pass both under the same names."
         )
+    layers = [(name, _sorted(before[name]), _sorted(after.get(name, ()))) for name in before]
+    figure = _draw(layers)
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        figure.savefig(partial, dpi=150)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sorted(values: ArrayLike) -> NDArray[np.float64]:
