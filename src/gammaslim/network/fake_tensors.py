@@ -7,12 +7,14 @@ import gc
 import logging
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
+
+from gammaslim.network.process import PROCESS
 
 
 def fake_copy(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
@@ -61,15 +63,14 @@ class FakeMemo:
 
     Networks repeat themselves, run in two modes and are traced again after a cut; an operator on
     fake tensors depends on nothing but shapes, strides, types and plain arguments.  So there is one
-    memory for all networks, as PyTorch's own fake kernels have one.  Views share the memory of
+    memory for the whole process, as PyTorch's own fake kernels have one.  Views share the memory of
     their base; operators that write, and those that are not PyTorch's own, always run.
     """
-
-    _seen: ClassVar[dict[Any, Any]] = {}
 
     def __init__(self, mode: FakeTensorMode) -> None:
         """For tensors of this fake mode."""
         self._mode = mode
+        self._seen = PROCESS.fake_results
         self._attributes: dict[torch.device, dict[str, Any]] = {}
         if len(self._seen) > MOST_REMEMBERED:
             self._seen.clear()

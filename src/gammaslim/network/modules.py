@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from gammaslim.errors import StaleGraphError, TraceError
+from gammaslim.network.process import PROCESS
 from gammaslim.network.source_lines import caller_of
 
 SEED = 0
@@ -188,17 +189,21 @@ def training_mode(model: nn.Module, *, training: bool | ModeFlag) -> Generator[N
 
 @contextlib.contextmanager
 def preserved_random_state() -> Generator[None]:
-    """Leave all random states as they were; inside, they always start the same."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            random.seed(SEED)
-            np.random.seed(SEED)  # noqa: NPY002
-            torch.manual_seed(SEED)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+    """Leave all random states as they were; inside, they always start the same.
+
+    One thread at a time, as these states are the process's.
+    """
+    with PROCESS.alone():
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            with torch.random.fork_rng():
+                random.seed(SEED)
+                np.random.seed(SEED)  # noqa: NPY002
+                torch.manual_seed(SEED)
+                yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextlib.contextmanager

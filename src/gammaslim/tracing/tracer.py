@@ -43,6 +43,7 @@ from gammaslim.network.modules import (
     training_mode,
     unwrap,
 )
+from gammaslim.network.process import PROCESS
 from gammaslim.network.source_lines import packages_of
 from gammaslim.recording.dispatcher import Dispatcher
 from gammaslim.recording.findings import Findings, Reason, TensorLabels
@@ -133,7 +134,10 @@ class _Session:
     @cached_property
     def fake_mode(self) -> FakeTensorMode:
         """One for both modes, so that what it has worked out serves twice."""
-        with functorch_config.patch(fake_tensor_allow_unsafe_data_ptr_access=False):
+        with (
+            PROCESS.alone(),
+            functorch_config.patch(fake_tensor_allow_unsafe_data_ptr_access=False),
+        ):
             return FakeTensorMode(allow_non_fake_inputs=True)
 
     @cached_property
@@ -265,9 +269,9 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
     )  # fmt: skip
     mode = session.fake_mode if attempt.fake else None
     with (
+        preserved_random_state(),
         contextlib.closing(recorder),
         paused_collector() if mode else contextlib.nullcontext(),
-        preserved_random_state(),
         preserved_attributes(session.model),
         training_mode(session.model, training=attempt.training),
         _module_hooks(session.model, recorder),

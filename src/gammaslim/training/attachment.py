@@ -16,6 +16,7 @@ from gammaslim.arrays import BoolArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.plan import Plan
 from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
+from gammaslim.network.process import PROCESS
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
 from gammaslim.schedules import strength_at
 from gammaslim.training.flat_vector import Atlas, Layout, multiply_copies, owning
@@ -269,7 +270,7 @@ class Attachment:
         disable: Any = functools.partial(torch.compiler.disable, reason="a hook of gammaslim's")
         part.hooks.append(optimizer.register_step_pre_hook(disable(before)))
         part.hooks.append(optimizer.register_step_post_hook(disable(after)))
-        ACTIVE.setdefault(optimizer, weakref.WeakSet()).add(self)
+        PROCESS.attached(optimizer, self)
 
     def _before_step(self, part: Part, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Step pre-hook.  ``args[0]`` is the optimizer itself."""
@@ -359,9 +360,3 @@ class Attachment:
             if part.skipped is not None:
                 factors = factors.masked_fill(part.skipped.to(factors.device) != 0, 1.0)
         self._layout.multiply(factors, part.mine)
-
-
-ACTIVE: weakref.WeakKeyDictionary[Optimizer, weakref.WeakSet[Attachment]] = (
-    weakref.WeakKeyDictionary()
-)
-"""The attachments that each optimizer has or had."""

@@ -19,10 +19,11 @@ from gammaslim.errors import (
     StaleGraphError,
 )
 from gammaslim.network.modules import named_tensors
+from gammaslim.network.process import PROCESS
 from gammaslim.network.sharding import local
 from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Shrinkage
 from gammaslim.selecting.scoring import scale_parameters
-from gammaslim.training.attachment import ACTIVE, Attachment
+from gammaslim.training.attachment import Attachment
 from gammaslim.training.flat_vector import Atlas, Layout, free_channels, owning
 from gammaslim.training.forecasting import Rates
 
@@ -179,7 +180,7 @@ def _check_owned(
 
 def _refuse_second(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
     for optimizer in optimizers:
-        for attachment in ACTIVE.get(optimizer, ()):
+        for attachment in PROCESS.handles(optimizer):
             if attachment.covers(parameters):
                 raise OptimizerError(
                     f"This optimizer already penalises scales of this network: {attachment!r}. "
