@@ -31,10 +31,10 @@ LAYERS = (
 
 NO_MORE_THAN = {
     "largest_folder": 16,
-    "longest_chain": 14,
+    "longest_chain": 13,
     "in_cycles": 0,
     "graph_and_keep": 4,
-    "called_once": 0.245,
+    "called_once": 0.16,
 }
 """Figures of the whole, as low as they have come: lower them when they fall, never raise them."""
 

@@ -17,11 +17,10 @@ from gammaslim.channels.input_selections import InputSelections
 from gammaslim.network.layers import window_of
 from gammaslim.network.modules import BATCH_NORM, every_path, first_paths
 from gammaslim.recording.findings import Findings, Reason, TensorLabels
-from gammaslim.recording.streams import couple_scaled, input_selections
-from gammaslim.tracing.attributes import held_sizes
 from gammaslim.tracing.grouping import groups
-from gammaslim.tracing.module_sizes import module_attributes
+from gammaslim.tracing.module_sizes import held_sizes, module_attributes
 from gammaslim.tracing.numbering import Channels, numbered
+from gammaslim.tracing.shared_streams import couple_scaled, input_selections
 
 UNREACHED = Reason("no forward pass reaches it")
 IGNORED = Reason("ignored by the user")

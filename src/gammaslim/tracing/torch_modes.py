@@ -6,6 +6,7 @@ A ``TorchFunctionMode`` sees the calls of the network's Python, with the sizes a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
@@ -17,12 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gammaslim.network.fake_tensors import FakeMemo
 from gammaslim.network.modules import ModeFlag
 from gammaslim.recording.dispatcher import Dispatcher
-from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.recording.operator_call import OperatorCall, Rule
 from gammaslim.recording.ops import Op
 from gammaslim.recording.recorder import Recorder
 from gammaslim.recording.signatures import SIGNATURES
 from gammaslim.recording.sizes import COUNTS, SHAPE_GETTERS, PythonCall, followed
-from gammaslim.rules import FUNCTION_RULES
 
 LEAVES_SIGHT = frozenset([
     "__array__", "__dlpack__", "__reduce_ex__", "apply_", "const_data_ptr", "data_ptr",
@@ -48,10 +48,10 @@ def _batch_norm(x: Tensor, mean: Any, variance: Any, *rest: Any, **named: Any) -
 class FunctionMode(TorchFunctionMode):
     """Sees the network's Python calls, and tags the sizes it reads."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        """Report to ``recorder``."""
+    def __init__(self, recorder: Recorder, rules: Mapping[Any, Rule]) -> None:
+        """Report to ``recorder``; ``rules`` are those of torch functions, by function."""
         super().__init__()
-        self._recorder = recorder
+        self._recorder, self._rules = recorder, rules
         self._instead: dict[Any, Any] = {} if recorder.measuring else {F.batch_norm: _batch_norm}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -68,9 +68,9 @@ class FunctionMode(TorchFunctionMode):
         args, kwargs = tuple(map(_plain, args)), {k: _plain(v) for k, v in (kwargs or {}).items()}
         outer, recorder.call = recorder.call, PythonCall.of(func, args, kwargs)
         try:
-            if func in FUNCTION_RULES:
+            if func in self._rules:
                 op = Op(func, recorder.call.arguments, (), [])
-                FUNCTION_RULES[func](OperatorCall(recorder, op, name))
+                self._rules[func](OperatorCall(recorder, op, name))
             if name in COUNTS:
                 recorder.count_escapes(args[0], first_only=name == "__len__")
             if func not in SIGNATURES:

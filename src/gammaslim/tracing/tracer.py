@@ -48,11 +48,11 @@ from gammaslim.network.source_lines import packages_of
 from gammaslim.recording.dispatcher import Dispatcher
 from gammaslim.recording.findings import Findings, Reason, TensorLabels
 from gammaslim.recording.recorder import Recorder
-from gammaslim.recording.streams import shared_streams
-from gammaslim.rules import rule_for
+from gammaslim.rules import FUNCTION_RULES, rule_for
 from gammaslim.tracing.assembly import Subject, assemble
-from gammaslim.tracing.attributes import tag_attributes
 from gammaslim.tracing.ignoring import ignored_sites
+from gammaslim.tracing.module_sizes import tag_attributes
+from gammaslim.tracing.shared_streams import stream_readers
 from gammaslim.tracing.torch_modes import DispatchMode, FunctionMode
 
 
@@ -102,7 +102,7 @@ def trace(
         )
         probe = _session(model, example_inputs, owned, every, tied=bool(aliases))
         _run_both_modes(probe)
-        selecting = shared_streams(probe.findings)
+        selecting = stream_readers(probe.findings)
     session = _session(model, example_inputs, owned, selecting, tied=bool(aliases))
     findings, labels = session.findings, session.labels
     notes, in_training = _run_both_modes(session)
@@ -288,7 +288,7 @@ def _labelled_run(session: _Session, attempt: _Attempt) -> None:
         _name_tensors(recorder, state, (args, kwargs))
         memo = session.memo if mode else None
         dispatch = DispatchMode(Dispatcher(recorder, rule_for), memo)
-        with mode or contextlib.nullcontext(), FunctionMode(recorder), dispatch:
+        with mode or contextlib.nullcontext(), FunctionMode(recorder, FUNCTION_RULES), dispatch:
             output = functional_call(session.model, state, args, kwargs, tie_weights=session.tied)
         for tensor in output_tensors(output):
             recorder.values.returned(tensor)
