@@ -13,7 +13,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import gammaslim as gs
@@ -98,6 +99,22 @@ def test_every_optimizer_is_looked_at_once_after_each_cut():
     assert not process.known
     assert not process.hooked
     assert len(_global_optimizer_pre_hooks) == hooks
+
+
+def test_a_wrapper_around_more_than_was_cut_refuses_and_a_new_one_runs(tmp_path):
+    """Also one that gammaslim was never handed."""
+    whole = nn.Sequential(network(8), nn.ReLU())
+    meeting = f"file://{tmp_path / 'rendezvous'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    try:
+        old, other = (DistributedDataParallel(each) for each in (whole, network(4)))
+        halved(whole[0])
+        with pytest.raises(gs.StaleGraphError, match="was cut since it was wrapped"):
+            old(IMAGE)
+        other(IMAGE)
+        assert DistributedDataParallel(whole)(IMAGE).shape == (4, 2)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_fake_results_hold_no_tensor():

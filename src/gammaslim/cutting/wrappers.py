@@ -30,15 +30,22 @@ def refuse_sharded(model: nn.Module) -> None:
 
 
 def retire(model: nn.Module) -> None:
-    """Let DistributedDataParallel wrappers of a cut network raise at their next forward pass.
+    """Let DistributedDataParallel wrappers around a cut network raise at their next forward pass.
 
     They hold buckets of the old sizes and hooks at nodes that autograd no longer uses: gradients
     would be averaged no more, in silence.
+
+    A network does not know its wrappers, PyTorch keeps no list of them, and most are never handed
+    to gammaslim (``gs.prune(ddp.module, ...)``).  A hook in the network would stay in what the user
+    exports, a hook in every module's forward would slow down all of them, and neither could tell an
+    old wrapper from a new one.  So Python is asked which ones there are, once per cut, in process
+    groups only; nothing is remembered.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     for thing in gc.get_objects():
-        if issubclass(type(thing), DistributedDataParallel) and thing.module is model:
+        wraps = issubclass(type(thing), DistributedDataParallel)  # isinstance may run others' code
+        if wraps and any(module is model for module in thing.modules()):
             thing.register_forward_pre_hook(_refuse)
 
 
