@@ -7,7 +7,7 @@ only make constants, or what only constants are made of, may leave the network a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gammaslim.arrays import BoolArray, Dims, IntArray, Windows, kept_count
+from gammaslim.channels.renumbering import Renumbering
 
 WORLD = 0
 """The value that stands for the network's inputs and all else that nobody could follow."""
@@ -148,11 +149,11 @@ class Flow:
 
         return of(read), of(written)
 
-    def without(self, layers: Collection[str]) -> Flow:
-        """The flow without what these layers do."""
-        calls = tuple(call for call in self.calls if call.layer not in layers)
-        left = {path: layer for path, layer in self.layers.items() if path not in layers}
-        return replace(self, calls=calls, layers=left)
+    def after(self, now: Renumbering) -> Flow:
+        """The flow of a cut network, without what layers did that have left."""
+        calls = tuple(call for call in self.calls if call.layer not in now.gone)
+        left = {path: layer for path, layer in self.layers.items() if path not in now.gone}
+        return replace(self, calls=calls, layers=left).mapped(now.left)
 
     def mapped(self, number: Callable[[IntArray], IntArray]) -> Flow:
         """The same with every array of channels passed through ``number``."""

@@ -21,9 +21,18 @@ from gammaslim.channels.flow import Flow
 from gammaslim.channels.input_selections import InputSelections, SelectedStreams
 from gammaslim.channels.plan import AttributeValue, Kept, Plan
 from gammaslim.channels.records import Cost, Frozen, Group, Recount, SizeAttribute, Witness, Work
+from gammaslim.channels.renumbering import Renumbering
 from gammaslim.channels.sequences import Arrangement, order_of
 from gammaslim.channels.tables import graph_report, plain_text
 from gammaslim.errors import PlanError
+
+
+class Constraining(Protocol):
+    """A record from which a constraint is made: it goes on with what a cut leaves."""
+
+    def after(self, now: Renumbering) -> Constraining:
+        """The record of the cut network."""
+        ...
 
 
 class Constraint(Protocol):
@@ -101,6 +110,15 @@ class ChannelGraph:
         """Which layers leave when groups lose all their channels."""
         tensors = frozenset(self.shapes)
         return DeadLayers(self.num_channels, self.flow, self.groups, self.sites, tensors)
+
+    @property
+    def constraining(self) -> dict[str, Constraining]:
+        """The records that constraints are made from, by the names of their fields."""
+        return {
+            "flow": self.flow,
+            "selections": self.selections,
+            "arrangement": self.arrangement,
+        }
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:

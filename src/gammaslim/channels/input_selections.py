@@ -7,12 +7,13 @@ stays.  Source: the channel selection layer of Liu et al., ICCV 2017, arXiv 1708
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray, kept_mask
+from gammaslim.channels.renumbering import Renumbering
 
 Survivors = Callable[[IntArray], IntArray]
 
@@ -67,11 +68,10 @@ class InputSelections:
     each: tuple[InputSelection, ...] = ()
     idle: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
-    def without(self, modules: Collection[str]) -> InputSelections:
-        """The selections less those of these modules."""
-        if not modules:
-            return self
-        return replace(self, each=tuple(s for s in self.each if s.module not in modules))
+    def after(self, now: Renumbering) -> InputSelections:
+        """The selections of a cut network, without those of BatchNorms that have left."""
+        stays = replace(self, each=tuple(s for s in self.each if s.module not in now.gone))
+        return stays.left(now.survivors).mapped(now.renumbered)
 
     def indices(self, survivors: Survivors) -> dict[str, IntArray]:
         """For every BatchNorm whose index a cut changes: the indices it then reads."""

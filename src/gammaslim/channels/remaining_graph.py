@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from gammaslim.arrays import FIXED, IntArray, Site, kept_count, kept_mask
+from gammaslim.arrays import IntArray, Site
 from gammaslim.channels.dead_layers import Departures
 from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, scales_held
+from gammaslim.channels.renumbering import Renumbering
 
 
 def narrowed(cut: Cut) -> ChannelGraph:
@@ -19,8 +20,9 @@ def narrowed(cut: Cut) -> ChannelGraph:
     All that the trace found stays true: a cut changes how many channels there are, not what is done
     to them.
     """
-    graph, keep, leaving, now = cut.graph, cut.keep, cut.leaving, _Now(cut)
+    graph, keep, leaving = cut.graph, cut.keep, cut.leaving
     stays, gone = leaving.stays, leaving.remnants
+    now = Renumbering(keep, leaving.shape, cut.survivors, gone)
     sites = {s: now.left(ids) for s, ids in graph.sites.items() if s[0] not in leaving.tensors}
     for path in (path for path, remnant in gone.items() if remnant.told):
         value = now.left(graph.flow.layers[path].channels)
@@ -41,52 +43,17 @@ def narrowed(cut: Cut) -> ChannelGraph:
         groups=tuple(_groups(graph, now, sites)),
         frozen=tuple(one for one in frozen if one.channels),
         work=tuple(each.mapped(now.places) for each in graph.work if each.layer not in gone),
-        attributes=tuple(now.counted(each) for each in graph.attributes if stays(each.name)),
+        attributes=tuple(_counted(each, now) for each in graph.attributes if stays(each.name)),
         witnesses=tuple(each.mapped(now.any_left) for each in _witnesses(graph, leaving)),
         recounts=tuple(each.mapped(now.any_left) for each in _recounts(graph, leaving)),
-        arrangement=graph.arrangement.left(keep).mapped(now.some),
-        selections=graph.selections.without(gone).left(cut.survivors).mapped(now.renumbered),
-        flow=graph.flow.without(gone).mapped(now.left),
+        **{name: record.after(now) for name, record in graph.constraining.items()},
     )
 
 
-class _Now:
-    """What becomes of arrays of channel ids."""
-
-    def __init__(self, cut: Cut) -> None:
-        """When only the channels of the cut are left."""
-        self._keep, self._shape = cut.keep, cut.leaving.shape
-        self._number = np.cumsum(cut.keep, dtype=np.int64) - 1
-        self._survivors = cut.survivors
-
-    def renumbered(self, ids: IntArray) -> IntArray:
-        """The new ids of channels that are all left."""
-        return np.where(ids < 0, ids, self._number[ids])
-
-    def left(self, ids: IntArray) -> IntArray:
-        """What is left of a dimension, in the order of the cut network."""
-        return self.renumbered(ids[self._survivors(ids)])
-
-    def any_left(self, ids: IntArray) -> IntArray | None:
-        """The same; of a dimension that is empty, one place may be left, which is nobody's."""
-        found = self.left(ids)
-        return found if len(found) else None
-
-    def some(self, ids: IntArray) -> IntArray:
-        """What is left, where the order does not matter."""
-        return self.renumbered(ids[kept_mask(ids, self._keep)])
-
-    def places(self, ids: IntArray) -> IntArray:
-        """The same; a dimension of which nothing is left still has its places."""
-        found = self.some(ids)
-        if len(found) or not len(ids):
-            return found
-        return np.full(kept_count(ids, self._shape), FIXED, dtype=np.int64)
-
-    def counted(self, attribute: SizeAttribute) -> SizeAttribute:
-        """The number of the cut network, which counts one place where no channel is left."""
-        spare = attribute.value(self._shape) - attribute.value(self._keep)
-        return replace(attribute.mapped(self.some), constant=attribute.constant + spare)
+def _counted(attribute: SizeAttribute, now: Renumbering) -> SizeAttribute:
+    """The number of the cut network, which counts one place where no channel is left."""
+    spare = attribute.value(now.shape) - attribute.value(now.keep)
+    return replace(attribute.mapped(now.some), constant=attribute.constant + spare)
 
 
 def _witnesses(graph: ChannelGraph, leaving: Departures) -> Iterator[Witness]:
@@ -128,7 +95,9 @@ def _recounts(graph: ChannelGraph, leaving: Departures) -> Iterator[Recount]:
             yield replace(recount, call=recount.call - sum(call < recount.call for call in gone))
 
 
-def _groups(graph: ChannelGraph, now: _Now, sites: Mapping[Site, IntArray]) -> Iterator[Group]:
+def _groups(
+    graph: ChannelGraph, now: Renumbering, sites: Mapping[Site, IntArray]
+) -> Iterator[Group]:
     """Those of which something is left; where tensors have left, what is left of their sites."""
     for before in graph.groups:
         group = replace(before, channels=now.some(before.channels))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray
+from gammaslim.channels.renumbering import Renumbering
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,10 @@ class Arrangement:
         balances = tuple(balance.mapped(number) for balance in self.balances)
         return Arrangement(tuple(map(number, self.leaves)), self.steps, balances)
 
-    def left(self, keep: BoolArray) -> Arrangement:
-        """The same with only those cuts that are still possible once ``keep`` is all there is."""
-        return replace(self, balances=tuple(balance.left(keep) for balance in self.balances))
+    def after(self, now: Renumbering) -> Arrangement:
+        """The arrangement of a cut network, with those further cuts that are still possible."""
+        balances = tuple(balance.left(now.keep) for balance in self.balances)
+        return replace(self, balances=balances).mapped(now.some)
 
     def objection(self, keep: BoolArray) -> str:
         """Which layers would not keep equal shares."""

@@ -155,6 +155,28 @@ class OperatorCall:
             self._recorder.store.freeze(labels, why)
         return np.where(labels == ELASTIC, fixed_code(reason), labels)
 
+    # Shapes [2, 8, 4, 4] and [8, 1, 1]: of the second, dimension 0 meets dimension 1 of the first,
+    # index by index, and these unite. Its other two are broadcast: all indices meet the one, which
+    # couples nothing, so the result has the first tensor's labels there.
+    def broadcast(self, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Dims:
+        """Labels of the broadcast of ``tensors`` to ``shape``, right-aligned, after uniting them."""
+        dims: list[LabelArray] = [None] * len(shape)
+        operands = [(t.shape, self.labels(t), self.fixed_for(t)) for t in tensors]
+        for position, size in enumerate(shape):
+            met = [
+                (labels[own], reason)
+                for sizes, labels, reason in operands
+                if (own := position - len(shape) + len(sizes)) >= 0 and sizes[own] == size
+            ]
+            if size == 1 or not met:
+                continue
+            (united, why), *others = met
+            for labels, reason in others:
+                why = why if united is None else reason
+                united = self.unite(united, labels, why)
+            dims[position] = united
+        return tuple(dims)
+
     def freeze(self, labels: LabelArray, why: str) -> None:
         """None of these indices may go, because ``why``."""
         self._spoken.append(labels)

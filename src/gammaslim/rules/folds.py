@@ -1,4 +1,4 @@
-"""Operators that fold channels into one another or interleave them: pixel shuffle, im2col, ..."""
+"""Operators that fold channels into one another, or unfold them: pixel shuffle, im2col, ..."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import math
 
 import numpy as np
 
-from gammaslim.channels.sequences import Shuffle
 from gammaslim.labels.store import LabelArray
 from gammaslim.recording.operator_call import OperatorCall
 from gammaslim.rules.registry import rule
-from gammaslim.rules.reshape import shuffled
 
 
 @rule("pixel_shuffle")
@@ -54,15 +52,3 @@ def _repeat_channels(call: OperatorCall, factor: int) -> None:
     dims: list[LabelArray] = [None] * call.out.ndim
     dims[axis] = None if channels is None else np.repeat(channels, factor)
     call.give(call.out, dims, zero=True)
-
-
-@rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(call: OperatorCall) -> None:
-    """G equal parts are interleaved, so the i-th channel of each lives or dies together."""
-    batch, whole, *rest = call.labels(call["self"])
-    if whole is not None:
-        parts = call["groups"]
-        text = f"channels are shuffled over {parts} parts"
-        call.tie(whole.reshape(parts, -1), text, followed=True)
-        whole = shuffled(call, whole, Shuffle(parts))
-    call.give(call.out, (batch, whole, *rest), zero=True)

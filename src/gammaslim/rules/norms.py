@@ -6,7 +6,6 @@ from torch import nn
 
 from gammaslim.labels.store import Partition
 from gammaslim.recording.operator_call import ALWAYS, OperatorCall
-from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 
 
@@ -44,7 +43,7 @@ def layer_norm(call: OperatorCall) -> None:
     """Statistics over the last dimensions: they depend on how many channels there are."""
     x, weight, bias = call["input"], call.get("weight"), call.get("bias")
     tensors = [t for t in (x, weight, bias) if t is not None]
-    dims = broadcast(call, tensors, tuple(x.shape))
+    dims = call.broadcast(tensors, tuple(x.shape))
     normalized = dims[x.ndim - len(call["normalized_shape"]) :]
     if isinstance(call.module, nn.LayerNorm | nn.RMSNorm):
         call.normalizes(normalized)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gammaslim.labels.store import LabelArray
 from gammaslim.recording.findings import Dims
 from gammaslim.recording.operator_call import ALWAYS, OperatorCall
 from gammaslim.rules.registry import rule
@@ -42,7 +41,7 @@ QUOTIENTS = frozenset(["div", "true_divide", "floor_divide", "fmod", "remainder"
 def pointwise(call: OperatorCall) -> None:
     """Unite what meets index by index; broadcasting over a size-1 dimension couples nothing."""
     shape = tuple(call.out.shape)
-    dims = broadcast(call, call.inputs, shape)
+    dims = call.broadcast(call.inputs, shape)
     zero = _zero(call, dims)
     if call.operator in SINGULAR and any(labels is not None for labels in dims):
         call.recount([_aligned(tensor, shape, dims) for tensor in call.inputs])
@@ -57,26 +56,6 @@ def _aligned(tensor: Tensor, shape: tuple[int, ...], dims: Dims) -> Dims:
     lead = len(shape) - tensor.ndim
     pairs = zip(tensor.shape, shape[lead:], dims[lead:], strict=True)
     return tuple(labels if own == full else None for own, full, labels in pairs)
-
-
-def broadcast(call: OperatorCall, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Dims:
-    """Labels of the broadcast of ``tensors``, right-aligned to ``shape``, after uniting them."""
-    dims: list[LabelArray] = [None] * len(shape)
-    operands = [(t.shape, call.labels(t), call.fixed_for(t)) for t in tensors]
-    for position, size in enumerate(shape):
-        met = [
-            (labels[own], reason)
-            for sizes, labels, reason in operands
-            if (own := position - len(shape) + len(sizes)) >= 0 and sizes[own] == size
-        ]
-        if size == 1 or not met:
-            continue
-        (united, why), *others = met
-        for labels, reason in others:
-            why = why if united is None else reason
-            united = call.unite(united, labels, why)
-        dims[position] = united
-    return tuple(dims)
 
 
 def _zero(call: OperatorCall, dims: Dims) -> bool | Sequence[Tensor]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+import torch
+
 from gammaslim.recording.operator_call import OperatorCall
-from gammaslim.rules.pointwise import pointwise
-from gammaslim.rules.registry import rule
+from gammaslim.rules.registry import RULES, rule
 
 SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])
 """Reductions to which a zero adds nothing."""
@@ -19,8 +20,8 @@ SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])
 def reduction(call: OperatorCall) -> None:
     """Channels along a reduced dimension count; all others pass."""
     x, *others = call.inputs
-    if others:  # max(a, b) of two tensors
-        pointwise(call)
+    if others:  # max(a, b) of two tensors is as pointwise as their sum
+        RULES[torch.ops.aten.add](call)
         return
     dims, dim = call.labels(x), call.get("dim")
     listed = [dim] if isinstance(dim, int) else dim or range(x.ndim)

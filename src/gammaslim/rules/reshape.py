@@ -145,7 +145,7 @@ def _through(call: OperatorCall, block: Block, target: Target) -> Placed:
     if grid is not None and _joins(block, grid, before):
         turned = (grid.parts < grid.inner) == grid.strided
         shuffle = Shuffle(before[grid.parts], grid.strided)
-        merged = shuffled(call, grid.whole, shuffle) if turned else grid.whole
+        merged = _shuffled(call, grid.whole, shuffle) if turned else grid.whole
     elif len(owners) > 1:
         merged = _product(call, block, owners)
     if merged is not None:
@@ -248,7 +248,7 @@ def _either(call: OperatorCall, grid: IntArray, rows: IntArray, columns: IntArra
     call.partition(Partition(held, labels, whole=True, reason=reason, followed=True))
 
 
-def shuffled(call: OperatorCall, whole: IntArray, shuffle: Shuffle) -> IntArray:
+def _shuffled(call: OperatorCall, whole: IntArray, shuffle: Shuffle) -> IntArray:
     """The labels of a dimension whose equal parts are interleaved, or put back in order."""
     labels = shuffle.value(whole)
     if labels is None or shuffle.parts in (1, len(whole)):
@@ -256,3 +256,15 @@ def shuffled(call: OperatorCall, whole: IntArray, shuffle: Shuffle) -> IntArray:
     labels = labels.copy()
     call.derive(labels, shuffle, whole)
     return labels
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: OperatorCall) -> None:
+    """G equal parts are interleaved, so the i-th channel of each lives or dies together."""
+    batch, whole, *rest = call.labels(call["self"])
+    if whole is not None:
+        parts = call["groups"]
+        text = f"channels are shuffled over {parts} parts"
+        call.tie(whole.reshape(parts, -1), text, followed=True)
+        whole = _shuffled(call, whole, Shuffle(parts))
+    call.give(call.out, (batch, whole, *rest), zero=True)

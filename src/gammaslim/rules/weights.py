@@ -11,7 +11,6 @@ from gammaslim.labels.store import LabelArray, Partition, fixed_code
 from gammaslim.network.modules import CONVOLUTION
 from gammaslim.recording.operator_call import ALWAYS, OperatorCall
 from gammaslim.recording.sizes import Size
-from gammaslim.rules.pointwise import broadcast
 from gammaslim.rules.registry import rule
 
 
@@ -105,7 +104,7 @@ def product(call: OperatorCall) -> None:
     if bias:
         zero = zero and call.zero(*bias)
         call.give(call.out, out)
-        out = broadcast(call, [call.out, *bias], tuple(call.out.shape))
+        out = call.broadcast([call.out, *bias], tuple(call.out.shape))
     call.give(call.out, out, zero=ALWAYS if zero else False)
     axes = list(zip(a, left.shape, strict=True))
     if right.ndim > 1:
@@ -167,7 +166,7 @@ def embedding(call: OperatorCall) -> None:
 @rule("_weight_norm_interface")
 def weight_norm(call: OperatorCall) -> None:
     """W = g · v / ‖v‖: masked columns are zero and add nothing to the norm."""
-    dims = broadcast(call, [call["v"], call["g"]], tuple(call["v"].shape))
+    dims = call.broadcast([call["v"], call["g"]], tuple(call["v"].shape))
     call.give(call.out, dims, zero=ALWAYS)
     call.give(call.outputs[1], call.labels(call["g"]))
     call.recount([call["v"], call["g"]])  # a masked row is 0 / 0
