@@ -159,7 +159,7 @@ class OperatorCall:
     # index by index, and these unite. Its other two are broadcast: all indices meet the one, which
     # couples nothing, so the result has the first tensor's labels there.
     def broadcast(self, tensors: Sequence[Tensor], shape: tuple[int, ...]) -> Dims:
-        """Labels of the broadcast of ``tensors`` to ``shape``, right-aligned, after uniting them."""
+        """Labels of ``tensors`` broadcast to ``shape``, right-aligned, after uniting them."""
         dims: list[LabelArray] = [None] * len(shape)
         operands = [(t.shape, self.labels(t), self.fixed_for(t)) for t in tensors]
         for position, size in enumerate(shape):
