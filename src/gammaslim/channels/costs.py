@@ -34,14 +34,23 @@ def channel_costs(graph: ChannelGraph, cost: CostKind = "macs") -> FloatArray:
     """
     if cost not in get_args(CostKind):
         raise PenaltyError(f"cost={cost!r} was asked; known are 'macs' and 'params'.")
+    if cost == "macs":
+        products = [(float(work.coefficient), work.axes) for work in graph.work]
+    else:
+        products = _tensors(graph)
     saved = np.zeros(graph.num_channels)
-    for coefficient, axes in _works(graph) if cost == "macs" else _tensors(graph):
-        _add(saved, coefficient, axes)
+    # What goes with channel c, m_a times in axis a: coefficient · (Π n_a − Π (n_a − m_a)).
+    for coefficient, axes in products:
+        channels = np.unique(np.concatenate(axes)) if axes else np.empty(0, dtype=np.int64)
+        channels = channels[channels >= 0]
+        if not len(channels):
+            continue
+        full, left = coefficient, np.full(len(channels), coefficient)
+        for ids in axes:
+            full *= len(ids)
+            left *= len(ids) - np.bincount(ids[ids >= 0], minlength=channels[-1] + 1)[channels]
+        saved[channels] += full - left
     return saved
-
-
-def _works(graph: ChannelGraph) -> Iterable[Product]:
-    return ((work.coefficient, work.axes) for work in graph.work)
 
 
 def _tensors(graph: ChannelGraph) -> Iterable[Product]:
@@ -53,19 +62,4 @@ def _tensors(graph: ChannelGraph) -> Iterable[Product]:
                 fixed *= length
             else:
                 axes.append(ids)
-        yield fixed, axes
-
-
-def _add(saved: FloatArray, coefficient: float, axes: Sequence[IntArray]) -> None:
-    """Add ``coefficient · (Π n_a − Π (n_a − m_a))``, m_a being how often a channel is in axis a."""
-    if not axes:
-        return
-    channels = np.unique(np.concatenate(axes))
-    channels = channels[channels >= 0]
-    if not len(channels):
-        return
-    full, left = float(coefficient), np.full(len(channels), float(coefficient))
-    for ids in axes:
-        full *= len(ids)
-        left *= len(ids) - np.bincount(ids[ids >= 0], minlength=channels[-1] + 1)[channels]
-    saved[channels] += full - left
+        yield float(fixed), axes

@@ -43,7 +43,16 @@ def groups_table(groups: Iterable[ChannelGroup]) -> Table:
     table.add_column("why", overflow="fold")
     for group in groups:
         # Text, for a plain string would be read as markup: names and reasons may hold brackets.
-        table.add_row(*map(Text, _row(group)), style=None if group.prunable else "dim")
+        texts = (
+            group.name,
+            str(group.width),
+            str(len(group.sites)),
+            str(len(group.scales)),
+            "yes" if group.prunable else "no",
+            "yes" if group.exact else "no",
+            group.reason,
+        )
+        table.add_row(*map(Text, texts), style=None if group.prunable else "dim")
     return table
 
 
@@ -84,13 +93,8 @@ def _cost(members: list[Frozen]) -> tuple[int, int]:
 
 def short_source(source: str) -> str:
     """``file:line`` as Python's search path or the working directory sees it."""
-    roots = [place for place in (*sys.path, str(Path.cwd())) if place]
-    return min((_below(root, source) for root in roots), key=len, default=source)
-
-
-def _below(root: str, source: str) -> str:
-    prefix = root.rstrip(os.sep) + os.sep
-    return source.removeprefix(prefix)
+    roots = [place.rstrip(os.sep) + os.sep for place in (*sys.path, str(Path.cwd())) if place]
+    return min(map(source.removeprefix, roots), key=len, default=source)
 
 
 def graph_report(
@@ -112,15 +116,3 @@ def plain_text(renderable: RenderableType) -> str:
     console = Console(file=buffer, width=TEXT_WIDTH, color_system=None, legacy_windows=False)
     console.print(renderable)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
-
-
-def _row(group: ChannelGroup) -> tuple[str, ...]:
-    return (
-        group.name,
-        str(group.width),
-        str(len(group.sites)),
-        str(len(group.scales)),
-        "yes" if group.prunable else "no",
-        "yes" if group.exact else "no",
-        group.reason,
-    )

@@ -89,16 +89,14 @@ class FakeMemo:
         except (TypeError, _UnhashableError):
             return func(*args, **kwargs)
         if known is not None:
-            return self._revived(known, args[0] if func.is_view else None)
+            base = args[0] if func.is_view else None
+            with no_dispatch():
+                outputs = [self._made(layout, base) for layout in known.layouts]
+            return outputs[0] if known.kind is None else known.kind(outputs)
         result = func(*args, **kwargs)
         if (remembered := _remembered(result, args[0] if func.is_view else None)) is not None:
             self._seen[key] = remembered
         return result
-
-    def _revived(self, known: _Remembered, base: Any) -> Any:
-        with no_dispatch():
-            outputs = [self._made(layout, base) for layout in known.layouts]
-        return outputs[0] if known.kind is None else known.kind(outputs)
 
     def _made(self, layout: _Layout, base: Any) -> FakeTensor:
         shape, stride, offset, dtype, device = layout

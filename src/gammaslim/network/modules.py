@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Generator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -223,14 +222,9 @@ def preserved_attributes(model: nn.Module) -> Generator[None]:
         yield
     finally:
         for present, contents in [*before, *containers]:
-            if present or contents:
-                _refill(present, contents)
-
-
-def _refill(present: Any, contents: Any) -> None:
-    """Give a dict, list or set its contents back, as the same object."""
-    present.clear()
-    (present.extend if isinstance(present, list) else present.update)(contents)
+            if present or contents:  # the same object gets its contents back
+                present.clear()
+                (present.extend if isinstance(present, list) else present.update)(contents)
 
 
 def check_fresh(model: nn.Module, traced: Mapping[str, tuple[int, ...]]) -> None:

@@ -42,8 +42,9 @@ def ignored_sites(model: nn.Module, ignore: Iterable[nn.Module | str | Site]) ->
                 for dim in range(tensor.ndim)
             }
         if not sites:
+            shown = type(entry).__name__ if isinstance(entry, nn.Module) else repr(entry)
             raise TraceError(
-                f"ignore names {_shown(entry)}, which has no tensor in this network. Give a "
+                f"ignore names {shown}, which has no tensor in this network. Give a "
                 "module of it, a name or pattern such as 'head' or 'layer4.*', or a site such as "
                 "('head.weight', 0)."
             )
@@ -59,7 +60,3 @@ def _matches(name: str, pattern: str) -> bool:
     parts = owner.split(".")
     prefixes = (".".join(parts[: k + 1]) for k in range(len(parts)))
     return fnmatchcase(name, pattern) or any(fnmatchcase(p, pattern) for p in prefixes)
-
-
-def _shown(entry: object) -> str:
-    return type(entry).__name__ if isinstance(entry, nn.Module) else repr(entry)

@@ -165,13 +165,11 @@ def _session(
     tied: bool,
 ) -> _Session:
     findings = Findings()
-    labels = {name: _fresh_labels(findings, tensor) for name, tensor in tensors.items()}
+    labels: dict[str, TensorLabels] = {}
+    for name, tensor in tensors.items():
+        dims = tuple(findings.store.fresh(n) if n > 1 else None for n in tensor.shape)
+        labels[name] = TensorLabels(dims, zero=True)
     return _Session(model, example, tensors, labels, findings, selecting, tied)
-
-
-def _fresh_labels(findings: Findings, tensor: Tensor) -> TensorLabels:
-    dims = tuple(findings.store.fresh(n) if n > 1 else None for n in tensor.shape)
-    return TensorLabels(dims, zero=True)
 
 
 def _run_both_modes(session: _Session) -> tuple[tuple[str, ...], bool]:
