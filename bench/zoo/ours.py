@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gammaslim as gs
-from bench.zoo.law import Pair, judged, settle
+from bench import oracle
+from bench.oracle import Pair, judged, settle
 from bench.zoo.toys import UNet
-from tests import oracle
 
 RATIOS = (0.3, 0.6)
 REPETITIONS = 3

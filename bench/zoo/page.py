@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from bench.oracle import TOLERANCE
 from bench.zoo.entries import ENTRIES, Entry
-from bench.zoo.law import TOLERANCE
 from bench.zoo.ours import ENOUGH
 from bench.zoo.results import Record
 

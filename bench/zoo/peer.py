@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
-from bench.zoo.law import Pair, judged, settle
+from bench import oracle
+from bench.oracle import Pair, judged, settle
 from bench.zoo.ours import REPETITIONS, Record, best_of, said, training_error
 from gammaslim.channels.plan import Kept
-from tests import oracle
 
 RATIO = 0.3
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gammaslim as gs
+from bench import oracle
 from gammaslim.channels.graph import Cut
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.cutting.calibration import reestimate
 from gammaslim.cutting.constants import Constant, Placeholder
 from gammaslim.selecting.planning import make_plan
-from tests import oracle
 from tests.nets.case import noise
 from tests.nets.random_nets import SIZE, Program, Step, build, programs
 from tests.zoo_small import NAMES, ZOO

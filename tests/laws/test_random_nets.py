@@ -9,7 +9,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 import gammaslim as gs
-from tests import oracle
+from bench import oracle
 from tests.nets.case import noise
 from tests.nets.random_nets import SIZE, Program, build, programs
 

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 import gammaslim as gs
+from bench import oracle
 from gammaslim.channels.graph import Cut, cut_by
 from gammaslim.channels.remaining_graph import narrowed
 from gammaslim.network.input_index import select_inputs
 from gammaslim.network.modules import INPUT_INDEX
 from gammaslim.selecting.planning import make_plan
-from tests import oracle
 from tests.nets.case import noise
 from tests.zoo_small import NAMES, ZOO
 

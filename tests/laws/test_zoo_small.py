@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, Optimizer
 
 import gammaslim as gs
-from tests import oracle
+from bench import oracle
 from tests.nets.case import Case
 from tests.zoo_small import NAMES, ZOO
 

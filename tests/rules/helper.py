@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
+from bench import oracle
 from gammaslim.arrays import FIXED, IntArray, Site
-from tests import oracle
 
 INTO: Site = ("into.weight", 0)
 """The producer's rows: ``Toy`` makes its channels here."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import gammaslim as gs
+from bench import oracle
 from gammaslim.cutting import proving, surgery
-from tests import oracle
 from tests.nets.case import Head, cbr, image
 
 

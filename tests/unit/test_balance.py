@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import gammaslim as gs
+from bench import oracle
 from gammaslim.channels.graph import cut_by
 from gammaslim.channels.plan import Kept
 from gammaslim.channels.sequences import Arrangement, Balance, Join, Part, Shuffle, Step
 from gammaslim.errors import PlanError, TargetError
 from gammaslim.selecting.planning import make_plan, select
-from tests import oracle
 from tests.nets.case import Case, image
 from tests.nets.shuffling import SHUFFLING
 from tests.unit.handmade import ids, plain_graph, widths_of

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gammaslim as gs
-from tests import oracle
+from bench import oracle
 from tests.data.nets import Shuffled
 from tests.nets.case import Head, cbr, image
 

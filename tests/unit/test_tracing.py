@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 import gammaslim as gs
-from tests import oracle
+from bench import oracle
 from tests.nets.case import Head, cbr, image
 
 

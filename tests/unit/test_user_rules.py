@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import gammaslim as gs
-from tests import oracle
+from bench import oracle
 from tests.rules.helper import (
     INTO,
     Toy,

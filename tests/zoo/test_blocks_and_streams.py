@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from tests import oracle
+from bench import oracle
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 SLOW = pytest.mark.slow

@@ -10,10 +10,10 @@ import pytest
 from torch import Tensor, nn
 
 import gammaslim as gs
+from bench import oracle
+from bench.oracle import TOLERANCE, Pair, judged, settle
 from bench.zoo.entries import ENTRIES, Entry, build, images
-from bench.zoo.law import TOLERANCE, Pair, judged, settle
 from bench.zoo.ours import RATIOS, reachable_plan
-from tests import oracle
 
 
 def parameter(entry: Entry) -> Any:

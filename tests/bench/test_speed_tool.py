@@ -1,4 +1,4 @@
-"""The benchmark of speed: what it counts, what it calls a shortfall, and its tables."""
+"""The benchmark of speed: what it counts, and what it calls a shortfall."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import nn
 
 from bench.speed import ours
 from bench.speed.ours import MOMENTS, RARE, Stepper, kernels
-from bench.speed.tables import ASKED_KERNELS, Row, Step, markdown
+from bench.speed.tables import ASKED_KERNELS, Step
 
 GOOD = Step("CPU", "L1", 1e-4, 1e-2, 10.0, 4)
-SETTING = {"repetitions": 5, "machine": "m", "threads": 1, "torch": "t", "steps_net": "resnet50"}
 
 
 @pytest.fixture
@@ -57,31 +56,16 @@ def test_a_budget_is_measured_at_its_moments(net):
     assert chosen == {"Budget, watching": False, "Budget, choosing": True, "Budget, settled": False}
 
 
-def test_training_pass_takes_time(net, monkeypatch):
-    monkeypatch.setattr(ours, "BATCH", 2)
-    before = [parameter.clone() for parameter in net.parameters()]
-    assert ours.training_pass(net) > 0
-    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
-
-
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    "changed",
     [
-        ({"ours": 0.2, "theirs": 9.0}, "takes 1 % of a training step or more"),
-        ({"kernels": 12}, "computes 12 operators"),
-        ({"theirs": 1e-3}, "is 10.0 times faster than the peer"),
-        ({"device": "H200", "ours": 2e-4}, "takes 0.20 ms"),
-        ({"ours": "fails: RuntimeError"}, "fails: RuntimeError"),
+        {"ours": 0.2, "theirs": 9.0},  # a training step takes 10
+        {"kernels": 12},
+        {"theirs": 1e-3},
+        {"device": "H200", "ours": 2e-4},
+        {"ours": "fails: RuntimeError"},
     ],
 )
-def test_shortfalls_are_said(changed, said):
-    assert GOOD.shortfalls == []
-    assert any(said in line for line in replace(GOOD, **changed).shortfalls)
-
-
-def test_tables_are_for_readers():
-    rows = [Row("resnet50", "L1, per step", 1e-4, "fails: TypeError")]
-    text = markdown(rows, [GOOD, replace(GOOD, device="H200")], SETTING)
-    assert "| resnet50 | L1, per step | 0.10 ms | fails: TypeError |  |" in text
-    assert text.count("| L1 | 0.10 ms | 0.0010% | 4 | 100.0x |") == 2
-    assert "take 10.00 s on the H200" in text
+def test_shortfalls_are_found(changed):
+    assert not GOOD.shortfalls
+    assert len(replace(GOOD, **changed).shortfalls) == 1

@@ -1,7 +1,8 @@
-"""The law seen from outside: what the cut network must share with the masked one, and what not.
+"""The law seen from outside: what a cut network must share with the masked one, and what not.
 
-Nothing here uses the library's own verification: the masked network is a copy with zeros, both run
-as they are, and the outputs of every convolution, linear layer and BatchNorm are compared.
+Nothing here uses the library's own verification: the masked network is a deep copy in which every
+slice that a plan removes is zero, both run as they are, and the outputs of every convolution,
+linear layer and BatchNorm are compared on what the plan keeps of them.
 """
 
 from __future__ import annotations
@@ -22,31 +23,45 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 import gammaslim as gs
-from tests import oracle
+from bench.oracle.networks import drift, named_tensors, outputs
 
 TOLERANCE = 1e-4
 OUTPUT = "network output"
 LAYERS = (_BatchNorm, _ConvNd, nn.Linear)
 
+Spare = Sequence[tuple[str, int]]
+"""Ends of tensor names and a dimension: what is not made zero although the plan removes it."""
 
-def settle(model: nn.Module, inputs: Any, seed: int) -> None:
-    """Random scales and shifts, and random statistics around what the network really sees.
 
-    Statistics drawn out of the blue would let a hundred layers blow up or die out; those of a few
-    batches in training mode keep every layer at a scale of one, and are then shaken.
-    """
-    oracle.randomise_batchnorms(model, seed)
-    model.train()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        for _ in range(3):
-            oracle.call(model, inputs + 0.3 * torch.randn_like(inputs))
-        for module in model.modules():
-            if isinstance(module, _BatchNorm) and module.running_var is not None:
-                deviation = module.running_var.sqrt()
-                module.running_mean += 0.3 * deviation * torch.randn_like(deviation)
-                module.running_var *= torch.empty_like(deviation).uniform_(0.5, 1.5)
-    model.eval()
+def masked_copy(model: nn.Module, plan: gs.Plan, spare: Spare = ()) -> nn.Module:
+    """A deep copy in which every slice that ``plan`` removes is zero."""
+    sites = plan.kept.items()
+    gone = {site: np.setdiff1d(np.arange(plan.sizes[site]), kept) for site, kept in sites}
+    return _masked(model, gone, spare)
+
+
+def masked_by(
+    model: nn.Module, graph: gs.ChannelGraph, keep: np.ndarray, spare: Spare = ()
+) -> nn.Module:
+    """A deep copy in which everything is zero that belongs to a channel that goes."""
+    sites = graph.sites.items()
+    return _masked(model, {s: np.flatnonzero((ids >= 0) & ~keep[ids]) for s, ids in sites}, spare)
+
+
+def _masked(model: nn.Module, gone: dict[tuple[str, int], np.ndarray], spare: Spare) -> nn.Module:
+    """A deep copy in which these indices of tensors' dimensions are zero, but for spared ones."""
+    masked = copy.deepcopy(model)
+    found = named_tensors(masked)
+    with torch.no_grad():
+        for (name, dim), indices in gone.items():
+            if not any(name.endswith(end) and dim == at for end, at in spare):
+                found[name].index_fill_(dim, torch.from_numpy(indices), 0)
+    return masked
+
+
+def kept_slices(plan: gs.Plan, site: tuple[str, int]) -> Tensor:
+    """Which slices of the uncut tensor the cut one holds, in order."""
+    return torch.from_numpy(plan.indices(site))
 
 
 @dataclass(frozen=True)
@@ -78,20 +93,20 @@ class Pair:
     masked: nn.Module
     cut: nn.Module
     plan: gs.Plan
-    inputs: Tensor
+    inputs: Any
 
     def in_float64(self) -> Pair:
         """The same with copies in double precision."""
         masked, cut = (copy.deepcopy(model).double() for model in (self.masked, self.cut))
         return Pair(masked, cut, self.plan, self.inputs.double())
 
-    def compared(self) -> Finding:
+    def compared(self, tolerance: float = TOLERANCE) -> Finding:
         """Every layer on its kept channels, then the networks' outputs."""
         with CountingKept(self.masked, self.plan):
             want = layer_outputs(self.masked, self.inputs, self.plan)
         have = layer_outputs(self.cut, self.inputs)
-        drifts = {name: oracle.drift(want[name], have.get(name, [])) for name in want}
-        over = [name for name, drift in drifts.items() if not drift <= TOLERANCE]
+        drifts = {name: drift(want[name], have.get(name, [])) for name in want}
+        over = [name for name, found in drifts.items() if not found <= tolerance]
         return Finding(max(drifts.values()), over[0] if over else "", len(drifts))
 
     def controls(self) -> list[Control]:
@@ -100,7 +115,7 @@ class Pair:
         A rolled weight pairs its slices with the wrong channels: what a wrong index would do.
         """
         found = []
-        tensors = oracle.named_tensors(self.cut)
+        tensors = named_tensors(self.cut)
         sites = [(name, dim) for name, dim in self.plan.kept if rollable(name, tensors[name], dim)]
         for place in sorted({len(sites) // 10, len(sites) // 2, 9 * len(sites) // 10}):
             if place < len(sites):
@@ -127,16 +142,18 @@ def judged(pair: Pair) -> tuple[Pair, Finding]:
 
 
 def layer_outputs(
-    model: nn.Module, inputs: Tensor, plan: gs.Plan | None = None
+    model: nn.Module, inputs: Any, plan: gs.Plan | None = None
 ) -> dict[str, list[Tensor]]:
     """What every layer puts out, in the order of the run, then the network's own outputs.
 
     With a ``plan``, only what it keeps of each.
     """
     seen: dict[str, list[Tensor]] = {}
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(t), name) for name, t in named_tensors(model).items()}
 
     def watch(name: str, module: nn.Module) -> Any:
-        dim, kept = kept_outputs(name, module, plan)
+        dim, kept = kept_outputs(name, module, plan, names)
 
         def note(_module: nn.Module, _args: Any, out: Tensor) -> None:
             part = out if kept is None else out.index_select(dim, kept)
@@ -148,20 +165,38 @@ def layer_outputs(
         for name, module in model.named_modules():
             if isinstance(module, LAYERS):
                 stack.callback(watch(name, module).remove)
-        found = oracle.outputs(model, inputs)
+        found = outputs(model, inputs)
     return {**seen, OUTPUT: found}
 
 
-def kept_outputs(name: str, module: nn.Module, plan: gs.Plan | None) -> tuple[int, Tensor | None]:
-    """The dimension of a layer's output that holds its channels, and which are kept, in order."""
+def kept_outputs(
+    name: str, module: nn.Module, plan: gs.Plan | None, names: dict[str, str]
+) -> tuple[int, Tensor | None]:
+    """The dimension of a layer's output that holds its channels, and which are kept, in order.
+
+    ``names``: under which of its names the plan knows a tensor that several layers share.
+    """
     dim = -1 if isinstance(module, nn.Linear) else 1
     if plan is None:
         return dim, None
-    transposed = isinstance(module, _ConvNd) and module.transposed
-    sites = [("bias", 0), ("running_mean", 0), ("weight", int(transposed))]
-    own = [(f"{name}.{key}", at) for key, at in sites]
-    site = next((site for site in own if site in plan.kept), None)
-    return dim, None if site is None else torch.from_numpy(plan.indices(site))
+
+    def kept(key: str, at: int) -> Tensor | None:
+        full = f"{name}.{key}"
+        site = (names.get(full, full), at)
+        return kept_slices(plan, site) if site in plan.kept else None
+
+    for key in ("bias", "running_mean"):
+        if (found := kept(key, 0)) is not None:
+            return dim, found
+    if isinstance(module, _ConvNd) and module.transposed:
+        # The weight is (inputs, outputs of one group): a group is there while one of its inputs is.
+        rows, columns = kept("weight", 0), kept("weight", 1)
+        wide, narrow = module.weight.shape[:2]
+        rows = torch.arange(wide) if rows is None else rows
+        columns = torch.arange(narrow) if columns is None else columns
+        groups = torch.unique(rows // (wide // module.groups))
+        return dim, (groups[:, None] * narrow + columns).flatten()
+    return dim, kept("weight", 0)
 
 
 class CountingKept(TorchFunctionMode):
@@ -174,7 +209,7 @@ class CountingKept(TorchFunctionMode):
         """The affine weights tell which normalisation is running."""
         super().__init__()
         self.kept: dict[int, Tensor] = {}
-        for name, tensor in oracle.named_tensors(masked).items():
+        for name, tensor in named_tensors(masked).items():
             indices = plan.kept.get((name, 0))
             if indices is not None:
                 self.kept[id(tensor)] = torch.from_numpy(indices)

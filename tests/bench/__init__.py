@@ -1,0 +1,1 @@
+"""The benchmarks themselves: what they count, and whether they can be wrong."""
