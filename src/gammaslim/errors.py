@@ -29,6 +29,10 @@ class ScoreError(GammaslimError):
     """Scores cannot be computed or do not belong to the graph (NaN scales, wrong length)."""
 
 
+class SiteError(GammaslimError):
+    """A tensor, a dimension or an index is named that the graph does not have."""
+
+
 class PlanError(GammaslimError):
     """A plan does not fit the graph or network it is applied to, or its text is malformed."""
 

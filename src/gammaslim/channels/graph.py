@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from gammaslim.arrays import BoolArray, IntArray, Site, kept_count, kept_mask
+from gammaslim.channels.couplings import Couplings, Slice, Tie, asked
 from gammaslim.channels.dead_layers import DeadLayers, Departures
 from gammaslim.channels.flow import Flow
 from gammaslim.channels.input_selections import InputSelections, SelectedStreams
@@ -56,7 +57,7 @@ class ChannelGraph:
     may go and ``exact`` whether no operator depends on how many such channels there are.
     ``arrangement`` says which layers must keep equal shares, and where a channel stands after that;
     ``selections`` which BatchNorms read some channels of a stream; ``flow`` what is made of what,
-    and so which layers leave when a group loses all its channels.
+    and so which layers leave when a group loses all its channels; ``couplings`` what ties channels.
     ``traced_in_training``: training mode was traced by itself, because the network's own code asks
     for the mode and it could be run there.
     """
@@ -78,6 +79,7 @@ class ChannelGraph:
     arrangement: Arrangement = field(default_factory=Arrangement)
     selections: InputSelections = field(default_factory=InputSelections)
     flow: Flow = field(default_factory=Flow)
+    couplings: Couplings = field(default_factory=Couplings, repr=False)
     notes: tuple[str, ...] = ()
     traced_in_training: bool = True
     example_inputs: Any = field(default=None, repr=False)
@@ -142,6 +144,24 @@ class ChannelGraph:
             PlanError: the plan is not what this graph makes of any set of channels.
         """
         return cut_by(self, plan).keep
+
+    def why(self, first: Site | Slice, second: Site | Slice) -> Tie:
+        """The shortest chain of operators that ties two slices: one channel, or what makes it one.
+
+        Args:
+            first: a tensor's name, a dimension, and an index; without an index the whole dimension,
+                of which the first slice is taken that is tied to one of ``second``.
+            second: likewise.
+
+        Raises:
+            SiteError: there is no such slice, or nothing is known of it.
+        """
+        name = self.aliases.get
+        one, other = (
+            asked(self.shapes, self.sites, name(own[0], own[0]), *own[1:])
+            for own in (first, second)
+        )
+        return self.couplings.tie(one, other)
 
     def __rich__(self) -> RenderableType:
         """The tables of groups and of what is frozen, for a rich console."""

@@ -123,7 +123,11 @@ def scales_held(weights: Iterable[IntArray], count: int) -> IntArray:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The channels that have the same sites; one row of a report."""
+    """The channels that have the same sites; one row of a report.
+
+    ``chain``: by which operators its first channel is tied to what was frozen for ``reason``, in
+    one line, unless it was that itself.
+    """
 
     name: str
     channels: IntArray
@@ -132,6 +136,7 @@ class Group:
     prunable: bool
     exact: bool
     reason: str = ""
+    chain: str = ""
 
     @property
     def width(self) -> int:

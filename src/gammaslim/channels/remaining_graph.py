@@ -47,6 +47,7 @@ def narrowed(cut: Cut) -> ChannelGraph:
         witnesses=tuple(each.mapped(now.any_left) for each in _witnesses(graph, leaving)),
         recounts=tuple(each.mapped(now.any_left) for each in _recounts(graph, leaving)),
         **{name: record.after(now) for name, record in graph.constraining.items()},
+        couplings=graph.couplings.left({site: kept.indices for site, kept in cut.sites.items()}),
     )
 
 

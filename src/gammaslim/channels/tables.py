@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gammaslim.channels.couplings import short_source
 from gammaslim.channels.records import Cost, Frozen
 from gammaslim.channels.records import Group as ChannelGroup
 
@@ -32,7 +30,7 @@ def groups_table(groups: Iterable[ChannelGroup]) -> Table:
     """One row per group: its name, width, sites, scales, and whether and how it may be cut.
 
     Where "exact" says no, some operator depends on how many of the group's channels there are (a
-    mean, LayerNorm statistics); "why" says which, or what froze the group.
+    mean, LayerNorm statistics); "why" says which, or what froze the group and ties it to that.
     """
     table = Table(title="Channel groups", title_justify="left", header_style="bold")
     table.add_column("group", overflow="fold")
@@ -50,7 +48,7 @@ def groups_table(groups: Iterable[ChannelGroup]) -> Table:
             str(len(group.scales)),
             "yes" if group.prunable else "no",
             "yes" if group.exact else "no",
-            group.reason,
+            f"{group.reason}; tied to that {group.chain}" if group.chain else group.reason,
         )
         table.add_row(*map(Text, texts), style=None if group.prunable else "dim")
     return table
@@ -89,12 +87,6 @@ def frozen_table(frozen: Iterable[Frozen]) -> Table:
 def _cost(members: list[Frozen]) -> tuple[int, int]:
     """Scales and channels that these reasons cost together."""
     return sum(one.scales for one in members), sum(one.channels for one in members)
-
-
-def short_source(source: str) -> str:
-    """``file:line`` as Python's search path or the working directory sees it."""
-    roots = [place.rstrip(os.sep) + os.sep for place in (*sys.path, str(Path.cwd())) if place]
-    return min(map(source.removeprefix, roots), key=len, default=source)
 
 
 def graph_report(

@@ -7,6 +7,7 @@ below zero for an index that can never go.  Rules only ever append to a :class:`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,9 +80,11 @@ class LabelStore:
     def __init__(self) -> None:
         """An empty store."""
         self.count = 0
+        self.whole: dict[int, IntArray] = {}
         self.pairs: set[tuple[int, int]] = set()
         self.lefts: list[IntArray] = []
         self.rights: list[IntArray] = []
+        self.origins: list[int] = []
         self.frozen: list[tuple[IntArray, int]] = []
         self.inexact: list[IntArray] = []
         self._partitions: dict[Any, Partition] = {}
@@ -93,29 +96,34 @@ class LabelStore:
         self.pinned: dict[Variable, int] = {}
 
     def fresh(self, length: int) -> IntArray:
-        """New labels that nothing else carries yet."""
+        """New labels that nothing else carries yet; they count on by one."""
         labels = np.arange(self.count, self.count + length, dtype=np.int64)
         self.count += length
+        self.whole[id(labels)] = labels  # kept, so its id stays good
         return labels
 
-    def couple(self, left: IntArray, right: IntArray) -> None:
-        """Unite pairs of labels; both arrays hold labels only, no fixed codes."""
+    def couple(self, left: IntArray, right: IntArray, reason: Callable[[], int]) -> None:
+        """Unite pairs of labels; both arrays hold labels only, no fixed codes.
+
+        ``reason`` gives the number of the reason, and is asked only where the pair is new.
+        """
         pair = (id(left), id(right))  # both are kept, so their ids stay good
         if left is not right and len(left) and pair not in self.pairs:
             self.pairs.add(pair)
             self.lefts.append(left)
             self.rights.append(right)
+            self.origins.append(reason())
 
-    def unite(self, left: IntArray, right: IntArray) -> IntArray:
+    def unite(self, left: IntArray, right: IntArray, reason: Callable[[], int]) -> IntArray:
         """Unite two label arrays index by index; a fixed index freezes what it meets."""
         if left is right:
             return left
         left_fixed, right_fixed = left < 0, right < 0
         both = ~(left_fixed | right_fixed)
         if both.all():
-            self.couple(left, right)
+            self.couple(left, right, reason)
             return left
-        self.couple(left[both], right[both])
+        self.couple(left[both], right[both], reason)
         self._freeze_met(left, right, left_fixed & ~right_fixed)
         self._freeze_met(right, left, right_fixed & ~left_fixed)
         return np.where(left == ELASTIC, right, left)

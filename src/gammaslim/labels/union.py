@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ from gammaslim.labels.store import LabelStore, Partition
 class Resolved:
     """Per label its class, per class its properties; an arrangement of labels.
 
-    ``variables``: the modules' own numbers that follow a cut, as sizes in labels.
+    ``variables``: the modules' own numbers that follow a cut, as sizes in labels; ``couplings``:
+    all that was united and for which reason, see :class:`gammaslim.channels.couplings.Couplings`.
     """
 
     classes: IntArray
@@ -27,6 +28,7 @@ class Resolved:
     inexact: BoolArray
     arrangement: Arrangement
     variables: Mapping[Variable, Terms]
+    couplings: IntArray
 
 
 class Classes:
@@ -35,6 +37,8 @@ class Classes:
     def __init__(self, store: LabelStore) -> None:
         """Unite what met; freeze what is frozen."""
         self._component = _components(store.count, store.lefts, store.rights)
+        self._whole = store.whole
+        self._links = [*zip(store.lefts, store.rights, store.origins, strict=True)]
         number = int(self._component.max(initial=-1)) + 1
         self._parent = np.arange(number, dtype=np.int64)
         self.reasons = np.full(number, -1, dtype=np.int64)
@@ -57,9 +61,11 @@ class Classes:
     def settle(self, partition: Partition) -> None:
         """Choose whole rows or equal columns, whichever leaves more classes prunable."""
         choices = [False, True] if partition.whole else [False]
-        outcomes = [self.joined(*partition.edges(whole=choice)) for choice in choices]
+        edges = [partition.edges(whole=choice) for choice in choices]
+        outcomes = [self.joined(*own) for own in edges]
         best = int(np.argmax([np.count_nonzero(~frozen) for _, _, frozen in outcomes]))
         partition.goes_whole = choices[best]
+        self._links.append((*edges[best], partition.reason))
         self._apply(*outcomes[best], partition.reason)
         if partition.goes_whole:
             for column in partition.columns:
@@ -71,6 +77,7 @@ class Classes:
         both = (lefts >= 0).all() and (rights >= 0).all()
         if both and np.array_equal(self.find(lefts), self.find(rights)):
             return
+        self._links.append((lefts, rights, reason))
         self._apply(*self.joined(lefts, rights), reason)
 
     def freeze(self, roots: IntArray, reason: int) -> None:
@@ -84,8 +91,9 @@ class Classes:
         kept[roots] = True
         number = np.cumsum(kept) - 1
         return Resolved(
-            number[roots], self.reasons[kept], self.inexact[kept], arrangement, variables
-        )
+            number[roots], self.reasons[kept], self.inexact[kept], arrangement, variables,
+            _runs(self._links, self._whole),
+        )  # fmt: skip
 
     def joined(self, lefts: IntArray, rights: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
         """Class roots concerned, the part each would join, and which parts would be frozen."""
@@ -129,3 +137,32 @@ def _components(count: int, lefts: list[IntArray], rights: list[IntArray]) -> In
     ones = np.ones(len(left))
     matrix = coo_array((ones, (left, right)), shape=(count, count))
     return connected_components(matrix, directed=False)[1].astype(np.int64)
+
+
+# Rows 4 to 7 of a weight meet elements 20 to 23 of a BatchNorm for reason 1, and then row 4 meets
+# column 30 for reason 2: [4 5 6 7 4] and [20 21 22 23 30].  Both sides count on by one within the
+# first four, so those are one run; at the fifth neither does:
+# [[4, 20, 4, 1], [4, 30, 1, 2]].  Most arrays are those of a tensor's dimension: they count on by
+# one from end to end, and need not be looked at.
+def _runs(links: Sequence[tuple[IntArray, IntArray, int]], whole: Collection[int]) -> IntArray:
+    """All couplings as rows ``(left, right, length, reason)``; those with a fixed index are none.
+
+    In a row left and right labels count on by one: layers are coupled as wholes, so a network has
+    some thousand rows where it has some hundred thousand couplings.  ``whole``: the ids of arrays
+    that count on by one.
+    """
+    rows, others = [np.empty((0, 4), dtype=np.int64)], []
+    for left, right, reason in links:
+        if id(left) in whole and id(right) in whole:
+            rows.append(np.array([[left[0], right[0], len(left), reason]]))
+        else:
+            others.append((left, right, np.full(len(left), reason)))
+    if others:
+        left, right, reason = (np.concatenate(side) for side in zip(*others, strict=True))
+        valid = (left >= 0) & (right >= 0) & (left != right)
+        left, right, reason = left[valid], right[valid], reason[valid]
+        goes_on = (np.diff(left) == 1) & (np.diff(right) == 1) & (np.diff(reason) == 0)
+        starts = np.concatenate([np.arange(min(1, len(left))), np.flatnonzero(~goes_on) + 1])
+        lengths = np.diff(starts, append=len(left))
+        rows.append(np.stack([left[starts], right[starts], lengths, reason[starts]], axis=1))
+    return np.concatenate(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 
 from torch import nn
 
@@ -11,6 +12,7 @@ _NOT_THE_USER = (
     "torch.",
     "contextlib",
     "threading",
+    "gammaslim.labels",
     "gammaslim.network",
     "gammaslim.recording",
     "gammaslim.rules",
@@ -44,13 +46,18 @@ def user_line(packages: frozenset[str]) -> str:
         module = frame.f_globals.get("__name__", "")
         if module == _TRACER:
             break
-        if module != "torch" and not module.startswith(_NOT_THE_USER):
+        if not _passed_over(module):
             name = frame.f_code.co_filename
             if _package(module) in packages or not any(place in name for place in _INSTALLED):
                 return f"{name}:{frame.f_lineno}"
             fallback = fallback or f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return fallback
+
+
+@cache  # every coupling asks for its line: a dozen frames each, of always the same modules
+def _passed_over(module: str) -> bool:
+    return module == "torch" or module.startswith(_NOT_THE_USER)
 
 
 def _package(module: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gammaslim.arrays import Dims, IntArray
+from gammaslim.channels.couplings import Reason
 from gammaslim.channels.flow import Call, Layer
 from gammaslim.channels.input_selections import InputSelection
 from gammaslim.channels.records import Recount, Witness, Work
@@ -56,16 +57,6 @@ class TensorLabels:
     def labelled(self) -> bool:
         """Whether any dimension carries labels."""
         return any(d is not None for d in self.dims)
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why indices are fixed: the sentence, the operator, the module, the user's line."""
-
-    text: str
-    operator: str = ""
-    module: str = ""
-    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ class OperatorCall:
             if left.shape != right.shape:
                 raise ValueError(f"{len(left)} labels cannot be united with {len(right)}")
             self._spoken += (left, right)
-            return self._recorder.store.unite(left, right)
+            return self._recorder.store.unite(left, right, self._recorder.here)
         labels = left if right is None else right
         if labels is None:
             return None
@@ -229,7 +229,9 @@ class OperatorCall:
         path = self._recorder.module_name
         # Of a BatchNorm module only: InstanceNorm repeats its weight for every image.
         own = self.named(weight) == f"{path}.weight"
-        return self._recorder.streams.select(path if own else "", channels, reads)
+        return self._recorder.streams.select(
+            path if own else "", channels, reads, self._recorder.here
+        )
 
     def picks(self, stream: LabelArray, size: int, places: IntArray) -> LabelArray:
         """The running BatchNorm's own index takes ``places`` of a stream; the labels it gets."""

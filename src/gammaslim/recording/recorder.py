@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray
+from gammaslim.channels.couplings import Reason
 from gammaslim.channels.records import Witness
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.store import LabelArray
@@ -21,7 +22,6 @@ from gammaslim.recording.findings import (
     Dims,
     Findings,
     Grid,
-    Reason,
     TensorLabels,
 )
 from gammaslim.recording.ops import Op
@@ -65,6 +65,7 @@ class Recorder:
         self.modules: list[tuple[str, nn.Module]] = []
         self.operator = ""
         self.inherited = 0
+        self._here = 0
         self._tensor_labels = tensor_labels
         self._packages = packages
         self._names: dict[int, str] = {}
@@ -104,11 +105,17 @@ class Recorder:
         source = user_line(self._packages)
         return self.findings.reason(Reason(text, self.operator, self.module_name, source))
 
+    def here(self) -> int:
+        """Number of the present operator, module and source line, as the reason of a coupling."""
+        if not self._here:
+            self._here = self.reason("")
+        return self._here
+
     # ---- what is said ---------------------------------------------------------------------
 
     def begin(self, operator: str, inputs: Sequence[Tensor]) -> None:
         """An operator is called, and what is said from now on is said of it."""
-        self.operator, self.inherited = operator, 0
+        self.operator, self.inherited, self._here = operator, 0, 0
         for tensor in inputs:
             if (name := self._names.get(id(tensor))) is not None:
                 self.findings.reached.add(name)

@@ -29,7 +29,9 @@ class StreamNotes:
         self._selects = True
         return None if stream is None else stream[places]
 
-    def select(self, module: str, channels: LabelArray, reads: LabelArray) -> bool:
+    def select(
+        self, module: str, channels: LabelArray, reads: LabelArray, reason: Callable[[], int]
+    ) -> bool:
         """A BatchNorm makes its channels ``reads`` of ``channels``.
 
         Returns:
@@ -43,7 +45,7 @@ class StreamNotes:
         own = InputSelection(module, stream, reads, places)
         known = self._findings.selections.setdefault(module, own)
         if not np.array_equal(known.stream, stream):  # one index for several streams
-            self._findings.store.unite(known.stream, stream)
+            self._findings.store.unite(known.stream, stream, reason)
         self._selects = free
         return free
 

@@ -11,12 +11,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray, Site, owner
+from gammaslim.channels.couplings import Reason
 from gammaslim.channels.flow import Flow
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.channels.input_selections import InputSelections
 from gammaslim.network.layers import window_of
 from gammaslim.network.modules import BATCH_NORM, every_path, first_paths
-from gammaslim.recording.findings import Findings, Reason, TensorLabels
+from gammaslim.recording.findings import Findings, TensorLabels
 from gammaslim.tracing.grouping import groups
 from gammaslim.tracing.module_sizes import held_sizes, module_attributes
 from gammaslim.tracing.numbering import Channels, numbered
@@ -49,14 +50,15 @@ def assemble(
     labels = _known_by_name(findings, labels, subject)
     couple_scaled(findings, labels)
     channels = numbered(findings, labels, exact=subject.exact)
-    sites = channels.sites(labels)
+    sites, of = channels.sites(labels), channels.of
     scales = tuple(name for name in findings.scales if (name, 0) in sites)
     selections = _selections(findings, channels, sites, scales)
     flow = _flow(findings, channels, sites, subject)
     reasons = tuple(findings.reasons)
-    attributes = list(module_attributes(model, sites, findings, channels.of))
+    attributes = list(module_attributes(model, sites, findings, of))
+    couplings = channels.coupled(labels, reasons)
     told = {attribute.name for attribute in attributes}
-    held = held_sizes(model, channels.variables, channels.of)
+    held = held_sizes(model, channels.variables, of)
     return ChannelGraph(
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         parameters=tuple(
@@ -68,17 +70,16 @@ def assemble(
         shifts={n: s for n in scales if (s := findings.scales[n]) is not None},
         prunable=channels.reasons < 0,
         exact=~channels.inexact,
-        groups=tuple(groups(channels, sites, scales, reasons)),
+        groups=tuple(groups(channels, sites, scales, couplings, findings.store.frozen)),
         frozen=tuple(channels.frozen(reasons, (sites[(name, 0)] for name in scales))),
-        work=tuple(
-            replace(w.mapped(channels.of), layer=flow.around(w.module)) for w in findings.work
-        ),
+        work=tuple(replace(w.mapped(of), layer=flow.around(w.module)) for w in findings.work),
         attributes=(*attributes, *(each for each in held if each.name not in told)),
         witnesses=tuple(each.mapped(channels.where) for each in findings.witnesses),
         recounts=tuple(each.mapped(channels.where) for each in findings.recounts),
         arrangement=channels.arrangement,
         selections=selections,
         flow=flow,
+        couplings=couplings,
         notes=subject.notes,
         traced_in_training=subject.traced_in_training,
         example_inputs=subject.example_inputs,

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from gammaslim.arrays import IntArray, Site
+from gammaslim.channels.couplings import Couplings
 from gammaslim.channels.records import Group
-from gammaslim.recording.findings import Reason
 from gammaslim.tracing.numbering import Channels
 
 
@@ -17,12 +17,14 @@ def groups(
     channels: Channels,
     sites: Mapping[Site, IntArray],
     scales: Sequence[str],
-    reasons: Sequence[Reason],
+    couplings: Couplings,
+    frozen: Sequence[tuple[IntArray, int]],
 ) -> Iterator[Group]:
     """Channels with the same sites, the same reason and the same exactness, in order.
 
-    ``reasons``: by their numbers.
+    ``frozen``: labels that were frozen themselves, and the numbers of the reasons.
     """
+    chain = channels.chains(couplings, frozen)
     _, first, inverse = np.unique(
         group_keys(channels, sites), return_index=True, return_inverse=True
     )
@@ -48,7 +50,8 @@ def groups(
             own_scales,
             reason < 0,
             not bool(channels.inexact[ids[0]]),
-            "" if reason < 0 else reasons[reason].text,
+            "" if reason < 0 else couplings.reasons[reason].text,
+            "" if reason < 0 else chain(own[0], int(np.argmax(sites[own[0]] == ids[0]))),
         )
 
 

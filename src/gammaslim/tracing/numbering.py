@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from gammaslim.arrays import FIXED, BoolArray, IntArray, Site
+from gammaslim.channels.couplings import Couplings, Link, Reason, through
 from gammaslim.channels.records import Frozen, scales_held
 from gammaslim.channels.sequences import Arrangement
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.resolver import resolve
-from gammaslim.recording.findings import Findings, Reason, TensorLabels
+from gammaslim.recording.findings import Findings, TensorLabels
 
 INEXACT = Reason("some operator depends on how many of these channels there are")
 LAST = Reason("removing it would leave nothing of a dimension")
@@ -25,7 +27,8 @@ class Channels:
 
     ``table`` holds each label's channel id, and ``FIXED`` once more at its end, which is where a
     fixed index looks; ``reasons`` holds, per channel, the number of the reason for which it is
-    frozen, or -1; ``variables`` the modules' own numbers that follow.
+    frozen, or -1; ``variables`` the modules' own numbers that follow; ``couplings`` what united
+    labels.
     """
 
     table: IntArray
@@ -33,6 +36,7 @@ class Channels:
     inexact: BoolArray
     variables: Mapping[Variable, Terms]
     arrangement: Arrangement
+    couplings: IntArray
     known: dict[int, tuple[IntArray, IntArray]] = field(default_factory=dict[int, Any])
 
     def of(self, labels: IntArray) -> IntArray:
@@ -59,15 +63,48 @@ class Channels:
                     found[(name, dim)] = ids
         return found
 
-    def frozen(self, reasons: Iterable[Reason], weights: Iterable[IntArray]) -> list[Frozen]:
+    def coupled(self, labels: Mapping[str, TensorLabels], reasons: tuple[Reason, ...]) -> Couplings:
+        """What united the labels, and which of them named tensors have."""
+        spans = {
+            (name, dim): range(int(label[0]), int(label[-1]) + 1)  # fresh ones count on by one
+            for name, own in labels.items()
+            for dim, label in enumerate(own.dims)
+            if label is not None
+        }
+        return Couplings(self.couplings, spans, reasons)
+
+    def chains(
+        self, couplings: Couplings, frozen: Sequence[tuple[IntArray, int]]
+    ) -> Callable[[Site, int], str]:
+        """What ties a slice of a frozen channel to what was frozen for the channel's reason.
+
+        ``frozen``: labels that were frozen themselves, and for which reason.
+        """
+        stays = np.append(self.reasons, -1)  # the last is asked by what is no channel
+        labels = np.concatenate([np.empty(0, np.int64), *(own for own, _ in frozen)])
+        numbers = np.repeat([number for _, number in frozen], [len(own) for own, _ in frozen])
+        sources = labels[stays[self.table[labels]] == numbers]
+
+        @cache
+        def ways() -> Callable[[int], Sequence[Link]]:
+            starts, _, lengths, _ = self.couplings.T
+            count = np.cumsum(np.append(0, stays[self.table] >= 0))
+            return couplings.ways(sources, count[starts + lengths] > count[starts])
+
+        def chain(site: Site, index: int) -> str:
+            label = couplings.label((*site, index))
+            return "" if (sources == label).any() else through(ways()(label))
+
+        return chain
+
+    def frozen(self, reasons: Sequence[Reason], weights: Iterable[IntArray]) -> list[Frozen]:
         """One record per reason, the costliest first; ``weights``: ids of all BatchNorms' own."""
         held = scales_held(weights, len(self.reasons))
         found: list[Frozen] = []
-        for number, why in enumerate(reasons):
-            ids = np.flatnonzero(self.reasons == number).astype(np.int64)
-            if len(ids):
-                one = Frozen(why.text, why.operator, why.module, why.source)
-                found.append(one.holding(ids, held))
+        for number in np.unique(self.reasons[self.reasons >= 0]):
+            ids, why = np.flatnonzero(self.reasons == number).astype(np.int64), reasons[number]
+            one = Frozen(why.text, why.operator, why.module, why.source)
+            found.append(one.holding(ids, held))
         return sorted(found, key=lambda one: (-one.scales, -one.channels))
 
 
@@ -103,7 +140,9 @@ def numbered(findings: Findings, labels: Mapping[str, TensorLabels], *, exact: b
     number = np.where(chosen, np.cumsum(chosen) - 1, FIXED)
     table = np.append(number[resolved.classes], FIXED)
     reasons, inexact = resolved.reasons[chosen], resolved.inexact[chosen]
-    channels = Channels(table, reasons, inexact, resolved.variables, resolved.arrangement)
+    channels = Channels(
+        table, reasons, inexact, resolved.variables, resolved.arrangement, resolved.couplings
+    )
     last = findings.reason(LAST)
     for dim in dims:
         ids = channels.of(dim)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray
+from gammaslim.channels.couplings import Reason
 from gammaslim.channels.input_selections import InputSelections
 from gammaslim.labels.union import Classes
 from gammaslim.recording.findings import Findings, TensorLabels
@@ -48,11 +50,12 @@ def couple_scaled(findings: Findings, labels: Mapping[str, TensorLabels]) -> Non
     for own in weights:
         if own is not None:
             scaled[classes.find(own)] = True
-    for one in findings.selections.values():
+    for module, one in findings.selections.items():
+        why = partial(findings.reason, Reason("the stream that it reads holds a scale", "", module))
         sources = one.stream[one.places]
         known = sources >= 0
         known[known] = scaled[classes.find(sources[known])]
-        findings.store.couple(sources[known], one.reads[known])
+        findings.store.couple(sources[known], one.reads[known], why)
 
 
 def input_selections(findings: Findings, of: Number, scored: BoolArray) -> InputSelections:

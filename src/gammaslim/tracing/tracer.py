@@ -20,6 +20,7 @@ from torch.nn.modules.module import (
 )
 
 from gammaslim.arrays import Site
+from gammaslim.channels.couplings import Reason
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
 from gammaslim.network.calling import (
@@ -46,7 +47,7 @@ from gammaslim.network.modules import (
 from gammaslim.network.process import PROCESS
 from gammaslim.network.source_lines import packages_of
 from gammaslim.recording.dispatcher import Dispatcher
-from gammaslim.recording.findings import Findings, Reason, TensorLabels
+from gammaslim.recording.findings import Findings, TensorLabels
 from gammaslim.recording.recorder import Recorder
 from gammaslim.rules import FUNCTION_RULES, rule_for
 from gammaslim.tracing.assembly import Subject, assemble
