@@ -53,11 +53,10 @@ from gammaslim.tracing.tracer import trace
 from gammaslim.training.attachment import Attachment
 from gammaslim.training.connecting import attach
 from gammaslim.training.decay_groups import param_groups
-from gammaslim.training.forecasting import Forecast
+from gammaslim.training.forecasting import Forecast, suggest_strength
 from gammaslim.training.retraining import distillation_loss, reset_parameters
 from gammaslim.training.shrinking import Shrinker, shrink_every
 from gammaslim.training.stats import Stats
-from gammaslim.training.suggesting import suggest_strength
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 import gammaslim as gs
 from gammaslim.channels.graph import Cut
 from gammaslim.errors import OptimizerError, PenaltyError, TargetError
-from gammaslim.training.banding import uniform_ratio
+from gammaslim.penalties.budget_widths import uniform_ratio
 from tests.nets.classic import CLASSIC
 from tests.unit.handmade import PlainNet, plain_graph
 
@@ -178,8 +178,7 @@ def test_widths_stay_within_the_band(target):
     budget = gs.Budget(steps=STEPS, band=(0.8, 1.2), **target)
     handle = gs.attach(model, graph, optimizer, budget)
     training(model, optimizer)
-    share = 1 - target["remove_channels"] if "remove_channels" in target else 0.3
-    uniform = uniform_ratio(budget, graph, share)
+    uniform = uniform_ratio(graph, budget.target)
     gs.prune(model, graph, handle.plan())
     widths = np.array([model.bn0.num_features, model.bn1.num_features, model.bn2.num_features])
     assert (widths >= np.floor(0.8 * uniform * 24)).all()

@@ -20,8 +20,8 @@ IMPORTS = structure.imports(MODULES)
 LAYERS = (
     {"errors", "arrays", "schedules"},
     {"channels"},
-    {"labels", "network", "penalties"},
-    {"recording", "selecting", "cutting"},
+    {"labels", "network"},
+    {"recording", "selecting", "cutting", "penalties"},
     {"rules", "training", "latency", "files"},
     {"tracing"},
     {"report"},
@@ -33,7 +33,7 @@ NO_MORE_THAN = {
     "largest_folder": 16,
     "longest_chain": 13,
     "in_cycles": 0,
-    "graph_and_keep": 4,
+    "graph_and_keep": 1,
     "called_once": 0.16,
 }
 """Figures of the whole, as low as they have come: lower them when they fall, never raise them."""

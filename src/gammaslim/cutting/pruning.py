@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.arrays import BoolArray, IntArray
+from gammaslim.arrays import IntArray
 from gammaslim.channels.graph import ChannelGraph, Cut, cut_by
 from gammaslim.channels.plan import Plan
 from gammaslim.channels.records import Cost
@@ -41,8 +41,8 @@ class Follower(Protocol):
         """Refuse a cut that it could not follow."""
         ...
 
-    def follow(self, graph: ChannelGraph, keep: BoolArray) -> None:
-        """Go on with the cut network's graph; ``keep`` says which channels are left."""
+    def follow(self, cut: Cut, graph: ChannelGraph) -> None:
+        """Go on with what a cut has left; ``graph`` is that of the cut network."""
         ...
 
 
@@ -152,7 +152,7 @@ def prune(  # noqa: PLR0913 -- what a user may want to say is keyword-only
         retire(network)
     outcome = done[0].outcome()
     if handle is not None:
-        handle.follow(outcome.graph, cut.keep)
+        handle.follow(cut, outcome.graph)
     return outcome
 
 

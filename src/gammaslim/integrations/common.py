@@ -13,7 +13,7 @@ from gammaslim.arrays import Site
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import GammaslimError, MissingExtraError, PenaltyError
 from gammaslim.network.calling import map_tensors
-from gammaslim.penalties import AnyPenalty
+from gammaslim.penalties.base import AnyPenalty
 from gammaslim.tracing.tracer import trace
 from gammaslim.training.attachment import Attachment
 from gammaslim.training.connecting import attach

@@ -1,109 +1,106 @@
-"""What penalties are: pure functions on the flat vector of all penalised scales."""
+"""What penalties are: frozen records of what was asked for, pure functions on one flat vector."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from gammaslim.arrays import FloatArray, IntArray
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.errors import PenaltyError
-from gammaslim.schedules import Strength
+from gammaslim.penalties.scales import Scales
+from gammaslim.penalties.work import AddedToGradients, MultipliedIn, Work
+from gammaslim.schedules import Strength, length_of, strength_at
 
 
-@dataclass(frozen=True, eq=False)
-class Scales:
-    """All scales (and, if asked for, shifts) of all penalised layers, one after the other.
+class AnyPenalty(ABC):
+    """Everything that :func:`gammaslim.attach` attaches; subclasses are frozen dataclasses.
 
-    Where a network is sharded over processes, these are the values of one of them; sums over a
-    channel or over the network are then made over all processes, by :meth:`per_channel` and
-    :meth:`mean` alone.
-
-    Args:
-        values: ``[n]``, at least in single precision; not to be changed.
-        channels: ``[n]`` int64 in ``0..num_channels-1``, the channel of each value.
-        num_channels: how many channels those are.
-        strengths: λ, or ``[n]`` that of each value: 0 at those that may not go.  While attached it
-            is what differs between values, and what they have in common is multiplied on later.
-        rates: the learning rate η, or ``[n]`` that of each value where they differ; while attached
-            times what the λ of all values have in common.
-        penalised: ``[n]``, 0 at values that may not go and 1 elsewhere; ``None`` if all are 1.
-        counted: ``[n]``, 0 at values that another process counts; ``None`` if none are.
-        combine: sums a tensor over processes, in place; ``None`` if there is one.
-        total: how many penalised values the whole network has; 0 if all of ``values``.
-        sizes: ``[num_channels]``, how many values each channel has; counted if ``None``.
-        sorting: the order ``[n]`` that sorts values by channel, and ``[num_channels + 1]`` where
-            each channel then starts and the last ends; without it sums vary on a GPU.
+    The record says what was asked for, and what has to be known of it before and beside a training.
+    What it does at each step is up to its working part, which :meth:`begin` makes.
     """
 
-    values: Tensor
-    channels: Tensor
-    num_channels: int
-    strengths: Tensor | float
-    rates: Tensor | float = 0.0
-    penalised: Tensor | None = None
-    counted: Tensor | None = None
-    combine: Callable[[Tensor], Tensor] | None = None
-    total: int = 0
-    sizes: Tensor | None = None
-    sorting: tuple[Tensor, Tensor] | None = None
+    @abstractmethod
+    def begin(self, graph: ChannelGraph, numbers: IntArray) -> Work:
+        """The working part for one training.
 
-    def per_channel(self, amounts: Tensor) -> Tensor:
-        """``[n]`` to ``[num_channels]``: the sum over the values of each channel."""
-        if self.counted is not None:
-            amounts = amounts * self.counted
-        if self.sorting is None or not len(amounts):
-            sums = amounts.new_zeros(self.num_channels).scatter_add_(0, self.channels, amounts)
-        else:
-            # scatter_add_ adds in any order on a GPU: processes with equal scales would drift apart
-            # by rounding errors, and a budget might choose other channels on each of them.
-            order, starts = self.sorting
-            ordered = amounts.index_select(0, order)
-            sums = torch.segment_reduce(ordered, "sum", offsets=starts, unsafe=True)
-        return sums if self.combine is None else self.combine(sums)
+        Args:
+            graph: the network's channels.
+            numbers: ``[C]``, those of them that the flat vector's channels are; -1 for what may not
+                go and is no channel.
+        """
 
-    def spread(self, sums: Tensor) -> Tensor:
-        """``[num_channels]`` to ``[n]``: to every value what belongs to its channel."""
-        return sums.index_select(0, self.channels)
+    def after(self, cut: Cut) -> Self:  # noqa: ARG002 -- most say nothing of single channels
+        """The same penalty for the network that a cut leaves."""
+        return self
 
-    def norms(self) -> Tensor:
-        """``‖v_c‖₂`` of the values of each channel, ``[num_channels]``."""
-        return self.per_channel(self.values * self.values).sqrt_()
+    def strength_at(self, step: int) -> float | None:  # noqa: ARG002 -- see the subclasses
+        """λ at an optimizer step, counted from 0; ``None`` where no λ decides."""
+        return None
 
-    def means(self, amounts: Tensor) -> Tensor:
-        """``[n]`` to ``[num_channels]``: the mean over the values of each channel."""
-        sizes = self.sizes
-        if sizes is None:
-            sizes = self.per_channel(amounts.new_ones(()).expand_as(amounts))
-        return self.per_channel(amounts).div_(sizes)
+    @property
+    def length(self) -> int:
+        """How many optimizer steps it takes, at least; 0 where any number will do."""
+        return self.zero_at or 0
 
-    def mean(self, amounts: Tensor) -> Tensor:
-        """The mean over all penalised values of the network: a number, in double precision."""
-        # In double precision the sum does not depend on how the values are spread over processes.
-        exact = amounts.dtype if amounts.device.type == "mps" else torch.float64
-        if self.penalised is None and self.counted is None and self.combine is None:
-            return amounts.mean(dtype=exact)
-        for factor in (self.penalised, self.counted):
-            if factor is not None:
-                amounts = amounts * factor
-        total = amounts.sum(dtype=exact)
-        if self.combine is not None:
-            total = self.combine(total)
-        return total / (self.total or self.values.numel())
+    @property
+    def zero_at(self) -> int | None:
+        """After how many steps all that it chooses is exactly zero, for good.
+
+        ``None`` where it does not choose by itself.  What promises this needs every scale and shift
+        to be trained, can make a plan from then on, and no cut can be followed before.
+        """
+        return None
+
+    @property
+    def on_shifts(self) -> bool:
+        """Whether the shifts of the penalised scales belong to the flat vector."""
+        return False
+
+    @property
+    def on_gradients(self) -> bool:
+        """Whether it acts through gradients, so that the optimizer says how far λ moves a scale."""
+        return False
+
+    @property
+    def channel_weights(self) -> FloatArray | None:
+        """What λ is multiplied with at each channel of the graph; ``None``: 1 everywhere."""
+        return None
+
+    def distances(self, scales: Scales) -> Tensor:
+        """How far each channel is from zero, in what λ moves by λ per unit of learning rate.
+
+        ``[num_channels]``; unless overridden the 2-norm of each channel's vector.
+        """
+        return scales.norms()
 
 
-class Penalty(ABC):
+class ByStrength(AnyPenalty):
+    """A penalty that a strength λ drives, a number or a schedule."""
+
+    strength: Strength
+
+    def strength_at(self, step: int) -> float:
+        """λ at this step."""
+        return strength_at(self.strength, step)
+
+    @property
+    def length(self) -> int:
+        """That of its schedule."""
+        return length_of(self.strength)
+
+
+class Penalty(ByStrength):
     """A sparsity penalty R(γ); subclasses are frozen dataclasses without state.
 
     It sees the network as one flat vector, so that one fused computation serves all layers, and
     knows nothing of modules, optimizers or devices: see :func:`gammaslim.attach` for those.
     ``strength`` is λ, or a schedule of it; what holds at a step comes in ``scales.strengths``.
     """
-
-    strength: Strength
 
     @abstractmethod
     def gradient(self, scales: Scales) -> Tensor:
@@ -123,15 +120,23 @@ class Penalty(ABC):
         far = scales.values.new_zeros(scales.num_channels)
         return far.scatter_reduce_(0, scales.channels, scales.values.abs(), "amax")
 
+    def begin(self, graph: ChannelGraph, numbers: IntArray) -> Work:  # noqa: ARG002
+        """It remembers nothing: what it does at a step is :meth:`gradient`."""
+        return AddedToGradients(self.gradient)
 
-class Shrinkage(ABC):
+    @property
+    def on_gradients(self) -> bool:
+        """It does."""
+        return True
+
+
+class Shrinkage(ByStrength):
     """A penalty that acts on the values after each optimizer step, not on the gradients before.
 
     Like :class:`Penalty` it sees one flat vector.  ``shifts``: the shifts of the penalised scales
     belong to their channels' vectors too.
     """
 
-    strength: Strength
     shifts: bool
 
     @abstractmethod
@@ -145,12 +150,14 @@ class Shrinkage(ABC):
             ``[n]``, of the dtype and device of ``scales.values``; 1 where λ is 0.
         """
 
-    def distances(self, scales: Scales) -> Tensor:
-        """How far each channel is from zero, in what λ moves by λ per unit of learning rate.
+    def begin(self, graph: ChannelGraph, numbers: IntArray) -> Work:  # noqa: ARG002
+        """It remembers nothing: what it does at a step is :meth:`factors`."""
+        return MultipliedIn(self.factors)
 
-        ``[num_channels]``; unless overridden the 2-norm of each channel's vector.
-        """
-        return scales.norms()
+    @property
+    def on_shifts(self) -> bool:
+        """``shifts``."""
+        return self.shifts
 
 
 def tiny(values: Tensor) -> float:

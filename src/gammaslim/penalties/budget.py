@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, final
 
-from gammaslim.arrays import FloatArray
+import numpy as np
+import torch
+from torch import Tensor
+
+from gammaslim.arrays import BoolArray, FloatArray, IntArray
+from gammaslim.channels.costs import CostKind, channel_costs
+from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels.plan import Plan
 from gammaslim.errors import PenaltyError, TargetError
+from gammaslim.penalties.base import AnyPenalty
+from gammaslim.penalties.budget_widths import banded
+from gammaslim.penalties.work import Moment, Work
+from gammaslim.selecting.limits import Limits
 
 FEWEST_STEPS = 10
 """Below this there is no time to look, to choose and to shrink."""
 
+EVERY = 0.01
+"""Fraction of the steps after which the choice is made anew.
+
+Each choice reads the scores back from their device once; no other step waits for it.
+"""
+
+LOOKS_BACK = 0.05
+"""Fraction of the steps over which the running mean of the scores looks back."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Budget:
+class Budget(AnyPenalty):
     """Shrinks as many channels to exactly zero as a target asks for; there is no λ to choose.
 
     While training goes on as usual, each prunable channel c gets a score: the running mean of the
@@ -141,6 +162,20 @@ class Budget:
         return max(round(self.end * self.steps), self.settles_at + 1)
 
     @property
+    def on_shifts(self) -> bool:
+        """A channel is zero only with its shifts."""
+        return True
+
+    def begin(self, graph: ChannelGraph, numbers: IntArray) -> Work:
+        """Scores that run along, and the channels chosen so far.
+
+        Raises:
+            TargetError: the target cannot be reached; the text names what can.
+            NothingToPruneError: no prunable channel holds a scale.
+        """
+        return Choosing(self, graph, numbers)
+
+    @property
     def target(self) -> tuple[str, float]:
         """What is asked for: a name of :attr:`targets`, and the share that is to be kept."""
         name, share = next((n, s) for n, s in self.targets.items() if s is not None)
@@ -151,3 +186,138 @@ class Budget:
         if step >= self.settles_at:
             return self.target[1]
         return self.target[1] ** ((step - self.starts_at) / (self.settles_at - self.starts_at))
+
+    @property
+    def limits(self) -> Limits:
+        """What every group keeps in any case."""
+        return Limits(self.round_to, self.min_channels, self.max_remove)
+
+    def weights(self, graph: ChannelGraph) -> FloatArray:
+        """``cost^p`` of each channel, of the cost that the target is about unless others are given.
+
+        Raises:
+            PenaltyError: the costs that were given are not one number per channel, 0 or above.
+        """
+        if self.costs is None:
+            if self.remove_channels is not None:
+                return np.ones(graph.num_channels)
+            kind: CostKind = "params" if self.keep_params is not None else "macs"
+            costs = channel_costs(graph, kind)
+            return np.maximum(costs / max(costs.max(), 1.0), 1e-12) ** self.cost_power
+        costs = np.asarray(self.costs, dtype=np.float64)
+        if costs.shape != (graph.num_channels,) or not (costs >= 0).all():  # NaN as well
+            raise PenaltyError(
+                f"Budget(costs=...) was given an array of shape {costs.shape}; one number of 0 or "
+                f"above is needed for each of this graph's {graph.num_channels} channels, as from "
+                "gs.channel_latencies(model, graph)."
+            )
+        if not (known := costs[costs > 0]).size:
+            return np.ones(len(costs))
+        # What was too short to be measured takes the least time that was.
+        return (np.maximum(costs, known.min()) / known.max()) ** self.cost_power
+
+
+# A budget of 1,000 steps with start=0.05, settle=0.3 and end=0.4. Steps 0 to 49: the effect of each
+# channel is observed, nothing else. From step 50 on, at every tenth, the channels that leave
+# keep^((t - 50) / 250) of the cost are chosen, and after every step values of the chosen are
+# multiplied by (399 - t) / (400 - t): one chosen at step 100 has 2/3 of its values left at 200, and
+# if it is dropped from the choice then, it goes on from there. At step 300 the choice is final, and
+# nothing is observed any more. The factor of step 399 is 0, and so are all that follow: what an
+# optimizer with momentum moves away from zero is zero again after the same step.
+class Choosing(Work):
+    """What a :class:`Budget` knows while training.
+
+    ``scores`` ``[C]``: the running mean per channel of the flat vector.  ``chosen`` ``[C]``: 1 for
+    those that shrink at present, else 0.  Everything else follows from the step.
+    """
+
+    def __init__(self, budget: Budget, graph: ChannelGraph, numbers: IntArray) -> None:
+        """Begin before the first step; use :meth:`Budget.begin`."""
+        self._budget = budget
+        self._graph, self._numbers, self._real = graph, numbers, numbers >= 0
+        self._weights = budget.weights(graph)
+        self._every = max(round(EVERY * budget.steps), 1)
+        self._fresh = min(1.0, 1 / (LOOKS_BACK * budget.steps))
+        self.scores = torch.zeros(len(numbers), dtype=torch.float32)
+        self.chosen = torch.zeros(len(numbers), dtype=torch.float32)
+        self._effect: Tensor | None = None
+        # What cannot be met at the end is refused now.
+        self._kept(np.zeros(graph.num_channels), budget.target[1])
+
+    def observe(self, moment: Moment, gradients: Callable[[], Tensor]) -> None:
+        """Until the choice is final, add ``Σ γ ∂L/∂γ`` up, per channel."""
+        if moment.step <= self._budget.settles_at:
+            scales = moment.scales()
+            effect = scales.per_channel(scales.values * gradients())
+            self._effect = effect if self._effect is None else self._effect + effect
+
+    def advance(self, step: int) -> None:
+        """Take in what was observed, and choose anew if it is time to."""
+        first, last = self._budget.starts_at, self._budget.settles_at
+        if step > last:
+            return
+        if self._effect is not None:
+            # Gradients that overflowed say nothing; the optimizer skips such a step as well.
+            seen = self._effect.square_().nan_to_num_(0.0, 0.0, 0.0).to(self.scores.dtype)
+            self.scores = self.scores.to(seen.device).lerp_(seen, self._fresh)
+            self._effect = None
+        if step == last or (step >= first and step % self._every == 0):
+            scores = np.zeros(self._graph.num_channels)
+            scores[self._numbers[self._real]] = self.scores.double().cpu().numpy()[self._real]
+            keep = self._kept(scores / self._weights, self._budget.kept_after(step))
+            chosen = torch.from_numpy(self._real & ~keep[self._numbers])
+            self.chosen = chosen.float().to(self.scores.device)
+
+    def _kept(self, scores: FloatArray, share: float) -> BoolArray:
+        budget, target = self._budget, (self._budget.target[0], share)
+        try:
+            return banded(self._graph, scores, target, budget.band, budget.limits)
+        except TargetError as error:
+            raise TargetError(f"{budget!r} cannot be met: {error}") from error
+
+    def factors(self, moment: Moment) -> Tensor | None:
+        """``(T − t) / (T − t + 1)`` where chosen and 1 elsewhere; nothing before ``start``."""
+        if moment.step < self._budget.starts_at:
+            return None
+        channels = moment.channels()
+        left = max(self._budget.zero_at - 1 - moment.step, 0)
+        self.chosen = self.chosen.to(channels.device)
+        return torch.rsub(self.chosen.index_select(0, channels), 1.0, alpha=1 / (left + 1))
+
+    def plan(self) -> Plan:
+        """The plan that removes what has been chosen."""
+        keep = np.ones(self._graph.num_channels, dtype=np.bool_)
+        keep[self._numbers[self.chosen.bool().cpu().numpy()]] = False
+        cut = Cut(self._graph, keep).settled
+        cut.check()
+        return cut.plan
+
+    def follow(self, cut: Cut, graph: ChannelGraph, numbers: IntArray) -> None:
+        """Keep the scores and the choice of what is left."""
+        old = np.where(numbers < 0, numbers, np.flatnonzero(cut.keep)[np.maximum(numbers, 0)])
+        places = torch.from_numpy(np.searchsorted(self._numbers, old)).to(self.scores.device)
+        self.scores = self.scores[places]
+        self.chosen = self.chosen.to(places.device)[places]
+        self._graph, self._numbers, self._real = graph, numbers, numbers >= 0
+        self._weights, self._effect = self._weights[cut.keep], None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores and choice."""
+        return {"scores": self.scores.cpu().clone(), "chosen": self.chosen.bool().cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with saved scores and a saved choice.
+
+        Raises:
+            PenaltyError: the state is not one of this network's channels.
+        """
+        for name in ("scores", "chosen"):
+            value: Any = state.get(name)
+            if not isinstance(value, Tensor) or value.shape != self.scores.shape:
+                found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise PenaltyError(
+                    f"The state of a budget for {len(self._numbers)} channels was expected; its "
+                    f"{name!r} is {found}. Load the state saved with this network and graph."
+                )
+        self.scores = state["scores"].to(self.scores.dtype).clone()
+        self.chosen = state["chosen"].float().clone()

@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
+from torch import Tensor
 
-from gammaslim.arrays import FloatArray
+from gammaslim.arrays import FloatArray, IntArray
 from gammaslim.channels.costs import CostKind, channel_costs
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.errors import NothingToPruneError, PenaltyError
-from gammaslim.penalties.base import Penalty, Shrinkage
+from gammaslim.penalties.base import AnyPenalty, ByStrength
+from gammaslim.penalties.scales import Scales
+from gammaslim.penalties.work import Work
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class CostWeighted:
-    """A penalty with a weight for each channel of a graph; made by :func:`cost_weighted`."""
+class CostWeighted(AnyPenalty):
+    """A penalty with a weight for each channel of a graph; made by :func:`cost_weighted`.
 
-    penalty: Penalty | Shrinkage
+    In all but its weights it is what ``penalty`` is.
+    """
+
+    penalty: ByStrength
     weights: FloatArray = field(repr=False)
     cost: str
 
+    def begin(self, graph: ChannelGraph, numbers: IntArray) -> Work:
+        """The working part of what is weighted: its strengths come with the weights in them."""
+        return self.penalty.begin(graph, numbers)
+
+    def after(self, cut: Cut) -> CostWeighted:
+        """With the weights of the channels that are left."""
+        return replace(self, penalty=self.penalty.after(cut), weights=self.weights[cut.keep])
+
+    def strength_at(self, step: int) -> float:
+        """λ at this step, without weights."""
+        return self.penalty.strength_at(step)
+
+    @property
+    def length(self) -> int:
+        """That of what is weighted."""
+        return self.penalty.length
+
+    @property
+    def on_shifts(self) -> bool:
+        """As what is weighted."""
+        return self.penalty.on_shifts
+
+    @property
+    def on_gradients(self) -> bool:
+        """As what is weighted."""
+        return self.penalty.on_gradients
+
+    @property
+    def channel_weights(self) -> FloatArray:
+        """``weights``."""
+        return self.weights
+
+    def distances(self, scales: Scales) -> Tensor:
+        """Those of what is weighted."""
+        return self.penalty.distances(scales)
+
 
 def cost_weighted(
-    penalty: Penalty | Shrinkage, graph: ChannelGraph, cost: CostKind | FloatArray = "macs"
+    penalty: ByStrength, graph: ChannelGraph, cost: CostKind | FloatArray = "macs"
 ) -> CostWeighted:
     """Each channel's λ in proportion to what it would save: ``λ_c = λ · cost_c / mean cost``.
 
@@ -49,7 +91,7 @@ def cost_weighted(
     Source: Gordon et al., "MorphNet: Fast & Simple Resource-Constrained Structure Learning of Deep
     Networks", CVPR 2018, arXiv 1711.06798.
     """
-    if not isinstance(penalty, Penalty | Shrinkage):
+    if not isinstance(penalty, ByStrength):
         raise PenaltyError(
             f"cost_weighted was asked for {penalty!r}; it weighs penalties with a strength, such "
             "as GroupLasso(1e-4). Budget weighs costs by itself."

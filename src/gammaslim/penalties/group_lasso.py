@@ -8,7 +8,8 @@ from typing import Literal, final
 from torch import Tensor
 
 from gammaslim.errors import PenaltyError
-from gammaslim.penalties.base import Penalty, Scales, check_number
+from gammaslim.penalties.base import Penalty, check_number
+from gammaslim.penalties.scales import Scales
 from gammaslim.schedules import Strength, check_strength
 
 

@@ -7,7 +7,8 @@ from typing import final
 
 from torch import Tensor
 
-from gammaslim.penalties.base import Penalty, Scales, check_number
+from gammaslim.penalties.base import Penalty, check_number
+from gammaslim.penalties.scales import Scales
 from gammaslim.schedules import Strength, check_strength
 
 

@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from gammaslim.penalties.base import Scales, Shrinkage, tiny
+from gammaslim.penalties.base import Shrinkage, tiny
+from gammaslim.penalties.scales import Scales
 from gammaslim.schedules import Strength, check_strength
 
 

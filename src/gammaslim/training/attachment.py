@@ -5,23 +5,21 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.arrays import BoolArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels.graph import ChannelGraph, Cut
 from gammaslim.channels.plan import Plan
 from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
 from gammaslim.network.process import PROCESS
-from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Shrinkage
-from gammaslim.schedules import strength_at
+from gammaslim.penalties.base import AnyPenalty
+from gammaslim.penalties.scales import Scales
+from gammaslim.penalties.work import Moment
 from gammaslim.training.flat_vector import Atlas, Layout, multiply_copies, owning
 from gammaslim.training.forecasting import Forecast, Rates, forecast
-from gammaslim.training.settling import Settling
 from gammaslim.training.stats import Stats, watch
 
 
@@ -54,15 +52,12 @@ class Attachment:
         copies: Sequence[Tensor] | None,
     ) -> None:
         """Hook into the optimizers; use :func:`gammaslim.attach`, which checks first."""
-        self._given = penalty
-        self._penalty = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
+        self._penalty = penalty
+        self._work = penalty.begin(graph, layout.atlas.numbers)
         self._graph = graph
         self._layout = layout
         self._copies = copies
         self._steps = 0
-        self._settling = (
-            Settling(penalty, graph, layout.atlas.numbers) if isinstance(penalty, Budget) else None
-        )
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
         owners = owning(optimizers, layout.parameters)
         mine = [[i for i, own in enumerate(owners) if own[0] == n] for n in range(len(optimizers))]
@@ -75,7 +70,7 @@ class Attachment:
     @property
     def penalty(self) -> AnyPenalty:
         """The penalty given to :func:`attach`."""
-        return self._given
+        return self._penalty
 
     @property
     def graph(self) -> ChannelGraph:
@@ -122,16 +117,15 @@ class Attachment:
                 f"A forecast of {self!r} was asked, but its optimizer is gone: nothing refers to "
                 "it any more. Attach the one that trains now."
             )
-        return forecast(self._given, optimizers, self._layout.on_device(), total_steps, lr)
+        return forecast(self._penalty, optimizers, self._layout.on_device(), total_steps, lr)
 
     def stats(self) -> Stats:
         """What the penalty has achieved so far; cheap enough for every hundred steps.
 
         Reads the scales back once.  Where they are sharded, every process has to call it.
         """
-        strength = getattr(self._penalty, "strength", None)
-        now = None if strength is None else strength_at(strength, max(self._steps - 1, 0))
-        return watch(self._graph, self._layout.on_device(), self._steps, now)
+        strength = self._penalty.strength_at(max(self._steps - 1, 0))
+        return watch(self._graph, self._layout.on_device(), self._steps, strength)
 
     def plan(self) -> Plan:
         """The plan that removes what a :class:`Budget` has brought to zero.
@@ -139,17 +133,24 @@ class Attachment:
         Raises:
             PenaltyError: the penalty is no budget, or its channels are not all zero yet.
         """
-        if self._settling is None:
+        if not self.ready_for_cut:
             raise PenaltyError(
-                f"A plan was asked of {self._given!r}; only a Budget decides by itself what goes. "
-                "Use gs.select(graph, gs.scores(model, graph), ...)."
+                f"The plan of {self._penalty!r} was asked after {self._steps} optimizer steps, but "
+                f"channels are exactly zero only after {self._penalty.zero_at}. Train on, or give "
+                "the budget as many steps as the training has."
             )
-        return self._settling.plan(self._steps)
+        plan = self._work.plan()
+        if plan is None:
+            raise PenaltyError(
+                f"A plan was asked of {self._penalty!r}; only a Budget decides by itself what "
+                "goes. Use gs.select(graph, gs.scores(model, graph), ...)."
+            )
+        return plan
 
     @property
     def ready_for_cut(self) -> bool:
         """Whether a cut can be followed now: a budget has to reach its zeros first."""
-        return self._settling is None or self._steps >= self._settling.zero_at
+        return self._steps >= (self._penalty.zero_at or 0)
 
     def check_cut(self, graph: ChannelGraph) -> None:
         """Refuse a cut that it could not follow.
@@ -163,20 +164,20 @@ class Attachment:
                 f"{self!r} acts on another graph than the one given for the cut. Select from "
                 "handle.graph, which follows every cut, and prune with it."
             )
-        if self._settling is not None and not self.ready_for_cut:
+        if not self.ready_for_cut:
             raise PenaltyError(
-                f"A cut was asked after {self._steps} steps of {self._given!r}, which chooses and "
-                f"shrinks until step {self._settling.zero_at}. Cut then, or later."
+                f"A cut was asked after {self._steps} steps of {self._penalty!r}, which chooses "
+                f"and shrinks until step {self._penalty.zero_at}. Cut then, or later."
             )
 
-    def follow(self, graph: ChannelGraph, keep: BoolArray) -> None:
+    def follow(self, cut: Cut, graph: ChannelGraph) -> None:
         """Go on with what a cut has left, as if the other channels had never been there.
 
         :func:`gammaslim.prune` does this for its ``handle``.
 
         Args:
+            cut: of the graph so far.
             graph: of the cut network.
-            keep: which channels of the old graph are left.
         """
         names, parameters = self._layout.atlas.names, self._layout.parameters
         stays = [index for index, name in enumerate(names) if name in graph.shapes]
@@ -185,21 +186,17 @@ class Attachment:
             part.mine = tuple(stays.index(i) for i in part.mine if i in stays)
         if self._copies is not None:
             self._copies = [self._copies[index] for index in stays]
-        weights = None
-        if isinstance(self._given, CostWeighted):
-            weights = self._given.weights[keep]
-            self._given = replace(self._given, weights=weights)
-        if self._settling is not None:
-            self._settling.follow(graph, atlas.numbers, keep)
+        self._penalty = self._penalty.after(cut)
+        self._work.follow(cut, graph, atlas.numbers)
         optimizers = [o for each in self._optimizers if (o := each()) is not None]
         left = [parameters[index] for index in stays]
-        self._layout = Layout.of(atlas, left, optimizers, weights)
+        self._layout = Layout.of(atlas, left, optimizers, self._penalty.channel_weights)
         self._graph, self._term = graph, None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, so that training goes on from it bit for bit."""
-        settling = None if self._settling is None else self._settling.state_dict()
-        return {"penalty": repr(self._given), "steps": self._steps, "settling": settling}
+        learnt = self._work.state_dict()
+        return {"penalty": repr(self._penalty), "steps": self._steps, "settling": learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave, with the same penalty on the same network.
@@ -207,13 +204,12 @@ class Attachment:
         Raises:
             PenaltyError: the state is of another penalty, or of another network; nothing changes.
         """
-        if state.get("penalty") != repr(self._given) or not isinstance(state.get("steps"), int):
+        if state.get("penalty") != repr(self._penalty) or not isinstance(state.get("steps"), int):
             raise PenaltyError(
-                f"The state of {self._given!r} was expected; found that of "
+                f"The state of {self._penalty!r} was expected; found that of "
                 f"{state.get('penalty', 'something else')}. Attach the penalty it was saved with."
             )
-        if self._settling is not None:
-            self._settling.load_state_dict(state["settling"] or {})
+        self._work.load_state_dict(state.get("settling") or {})
         self._steps = state["steps"]
 
     def __enter__(self) -> Self:
@@ -251,7 +247,7 @@ class Attachment:
         state = "" if self.active else ", detached"
         kind = "scale" if atlas.scale.all() else "scale and shift"
         return (
-            f"Attachment({self._given!r} on {owned} of {len(atlas.names)} {kind} tensors "
+            f"Attachment({self._penalty!r} on {owned} of {len(atlas.names)} {kind} tensors "
             f"({len(atlas.channels)} elements) in {where}{state})"
         )
 
@@ -304,16 +300,18 @@ class Attachment:
         layout = self._layout = self._layout.on_device()
         grad_scale = getattr(optimizer, "grad_scale", None)
         scaled = grad_scale.to(layout.channels.device) if isinstance(grad_scale, Tensor) else None
-        if isinstance(self._penalty, Penalty):
-            if self._term is None or len(self._waiting) == len(self._parts):
-                self._term = self._penalty.gradient(layout.scales(layout.gather()))
+
+        def gradients() -> Tensor:
+            found = layout.gather_gradients(part.mine)
+            return found if scaled is None else found / scaled
+
+        moment = self._moment(lambda: layout.scales(layout.gather()))
+        if self._term is None or len(self._waiting) == len(self._parts):
+            self._term = self._work.gradient(moment)
+        if self._term is not None:
             term = self._term if scaled is None else self._term * scaled
-            layout.scatter(term, strength_at(self._penalty.strength, self._steps), part.mine)
-        elif self._settling is not None and self._settling.watches(self._steps):
-            gradients = layout.gather_gradients(part.mine)
-            if scaled is not None:
-                gradients = gradients / scaled
-            self._settling.observe(layout.scales(layout.gather()), gradients)
+            layout.scatter(term, self._strength, part.mine)
+        self._work.observe(moment, gradients)
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def _after_step(self, part: Part, optimizer: Optimizer) -> None:
@@ -329,9 +327,14 @@ class Attachment:
     def _end_round(self) -> None:
         """Shrink values, and set the clock forward."""
         layout = self._layout = self._layout.on_device()
-        if self._settling is not None:
-            self._settling.advance(self._steps)
-        factors = self._factors(layout)
+        self._work.advance(self._steps)
+
+        def scales() -> Scales:
+            values, optimizers = layout.gather(), [optimizer() for optimizer in self._optimizers]
+            rates = layout.rates(optimizers, values)
+            return layout.scales(values, rates * self._strength)
+
+        factors = self._work.factors(self._moment(scales))
         if factors is not None:
             for part in self._parts:
                 self._multiply(part, factors)
@@ -341,20 +344,25 @@ class Attachment:
         self._term = None
         self._waiting = set(self._parts)
 
-    def _factors(self, layout: Layout) -> Tensor | None:
-        if self._settling is not None:
+    @property
+    def _strength(self) -> float:
+        """λ at this step, or 1 where no λ decides."""
+        strength = self._penalty.strength_at(self._steps)
+        return 1.0 if strength is None else strength
+
+    def _moment(self, scales: Callable[[], Scales]) -> Moment:
+        layout = self._layout
+
+        def channels() -> Tensor:
             layout.check()
-            return self._settling.factors(layout.channels, self._steps)
-        if not isinstance(self._penalty, Shrinkage):
-            return None
-        values, optimizers = layout.gather(), [optimizer() for optimizer in self._optimizers]
-        rates = layout.rates(optimizers, values)
-        strength = strength_at(self._penalty.strength, self._steps)
-        return self._penalty.factors(layout.scales(values, rates * strength))
+            return layout.channels
+
+        return Moment(self._steps, channels, scales)
 
     def _multiply(self, part: Part, factors: Tensor) -> None:
         """Shrink what one optimizer has moved; a budget's last factor, 0, holds in any case."""
-        if self._settling is None or not self._settling.done(self._steps):
+        zero_at = self._penalty.zero_at
+        if zero_at is None or self._steps < zero_at - 1:
             if part in self._waiting:
                 return
             if part.skipped is not None:

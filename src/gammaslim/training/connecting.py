@@ -9,11 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.arrays import FloatArray
 from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import (
     GammaslimWarning,
-    NothingToPruneError,
     OptimizerError,
     PenaltyError,
     StaleGraphError,
@@ -21,10 +19,9 @@ from gammaslim.errors import (
 from gammaslim.network.modules import named_tensors
 from gammaslim.network.process import PROCESS
 from gammaslim.network.sharding import local
-from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Shrinkage
-from gammaslim.selecting.scoring import scale_parameters
+from gammaslim.penalties.base import AnyPenalty
 from gammaslim.training.attachment import Attachment
-from gammaslim.training.flat_vector import Atlas, Layout, free_channels, owning
+from gammaslim.training.flat_vector import Atlas, Layout, owning, penalised_tensors
 from gammaslim.training.forecasting import Rates
 
 
@@ -76,55 +73,30 @@ def attach(  # noqa: PLR0913 -- what a user may want to say is keyword-only
     """
     if not isinstance(penalty, AnyPenalty):
         raise PenaltyError(f"A penalty such as L1(1e-4) is needed; found {penalty!r}.")
-    optimizers = _innermost_of_each(optimizer)
-    inner = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
-    names, parameters = penalised_tensors(model, graph, inner)
-    _check_owned(optimizers, names, parameters, whole=isinstance(inner, Budget))
-    _refuse_second(optimizers, parameters)
-    weights = penalty.weights if isinstance(penalty, CostWeighted) else None
-    layout = lay_out(graph, names, parameters, optimizers, weights)
+    listed = optimizer if isinstance(optimizer, list | tuple) and optimizer else [optimizer]
+    optimizers = [_innermost(each) for each in listed]
+    names, parameters = penalised_tensors(model, graph, shifts=penalty.on_shifts)
+    _check_owned(optimizers, names, parameters, whole=penalty.zero_at is not None)
+    for each in optimizers:
+        for attachment in PROCESS.handles(each):
+            if attachment.covers(parameters):
+                raise OptimizerError(
+                    f"This optimizer already penalises scales of this network: {attachment!r}. "
+                    "Detach that first; two penalties on one scale would add up."
+                )
+    atlas = Atlas.of(graph, names)
+    layout = Layout.of(atlas, parameters, optimizers, penalty.channel_weights)
     copies = None if ema is None else _copies(ema, layout)
     handle = Attachment(penalty, graph, layout, optimizers, copies)
     if total_steps is not None:
-        _warn_of_forecast(handle, total_steps, lr)
+        try:
+            ahead = handle.forecast(total_steps, lr)
+        except PenaltyError:
+            handle.detach()
+            raise
+        if ahead.falls_short:
+            warnings.warn(str(ahead), GammaslimWarning, stacklevel=2)
     return handle
-
-
-def penalised_tensors(
-    model: nn.Module, graph: ChannelGraph, penalty: object
-) -> tuple[list[str], list[nn.Parameter]]:
-    """The scale tensors, and shift tensors if it wants them, that a penalty acts on.
-
-    Raises:
-        NothingToPruneError: no prunable channel holds a scale.
-        StaleGraphError: the network no longer has the shapes that ``graph`` recorded.
-    """
-    names = [name for name in graph.scales if free_channels(graph, graph.sites[(name, 0)]).any()]
-    if not names:
-        raise NothingToPruneError(
-            f"A penalty needs prunable channels that hold a BatchNorm scale; of the network's "
-            f"{len(graph.scales)} scale tensors none has any. graph.frozen says why."
-        )
-    if isinstance(penalty, Budget) or (isinstance(penalty, Shrinkage) and penalty.shifts):
-        names += [graph.shifts[name] for name in names if name in graph.shifts]
-    return names, scale_parameters(model, graph, names)
-
-
-def lay_out(
-    graph: ChannelGraph,
-    names: Sequence[str],
-    parameters: Sequence[nn.Parameter],
-    optimizers: Sequence[Optimizer],
-    weights: FloatArray | None = None,
-) -> Layout:
-    """The flat vector of these parameters."""
-    return Layout.of(Atlas.of(graph, names), parameters, optimizers, weights)
-
-
-def _innermost_of_each(optimizer: object) -> list[Optimizer]:
-    if isinstance(optimizer, list | tuple) and optimizer:
-        return [_innermost(each) for each in optimizer]
-    return [_innermost(optimizer)]
 
 
 def _innermost(optimizer: object) -> Optimizer:
@@ -178,16 +150,6 @@ def _check_owned(
         )
 
 
-def _refuse_second(optimizers: Sequence[Optimizer], parameters: Sequence[nn.Parameter]) -> None:
-    for optimizer in optimizers:
-        for attachment in PROCESS.handles(optimizer):
-            if attachment.covers(parameters):
-                raise OptimizerError(
-                    f"This optimizer already penalises scales of this network: {attachment!r}. "
-                    "Detach that first; two penalties on one scale would add up."
-                )
-
-
 _WRAPPED = ("module", "_orig_mod")
 """What averages, parallel and compiled wrappers call what they wrap."""
 
@@ -218,13 +180,3 @@ def _copies(ema: nn.Module, layout: Layout) -> list[Tensor]:
                 "sharded."
             )
     return [present[name] for name in layout.atlas.names]
-
-
-def _warn_of_forecast(handle: Attachment, total_steps: int, lr: Rates | None) -> None:
-    try:
-        ahead = handle.forecast(total_steps, lr)
-    except PenaltyError:
-        handle.detach()
-        raise
-    if ahead.falls_short:
-        warnings.warn(str(ahead), GammaslimWarning, stacklevel=3)

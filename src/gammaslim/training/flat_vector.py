@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 
 from gammaslim.arrays import BoolArray, IntArray
 from gammaslim.channels.graph import ChannelGraph
-from gammaslim.errors import StaleGraphError
+from gammaslim.errors import NothingToPruneError, StaleGraphError
 from gammaslim.network.sharding import Mesh, is_sharded, local, local_indices
-from gammaslim.penalties.base import Scales
+from gammaslim.penalties.scales import Scales
+from gammaslim.selecting.scoring import scale_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,26 @@ class Atlas:
 def free_channels(graph: ChannelGraph, channels: IntArray) -> BoolArray:
     """Which of these channel ids may go."""
     return (channels >= 0) & graph.prunable[np.maximum(channels, 0)]
+
+
+def penalised_tensors(
+    model: nn.Module, graph: ChannelGraph, *, shifts: bool
+) -> tuple[list[str], list[nn.Parameter]]:
+    """The scale tensors, and shift tensors if asked for, that a penalty acts on.
+
+    Raises:
+        NothingToPruneError: no prunable channel holds a scale.
+        StaleGraphError: the network no longer has the shapes that ``graph`` recorded.
+    """
+    names = [name for name in graph.scales if free_channels(graph, graph.sites[(name, 0)]).any()]
+    if not names:
+        raise NothingToPruneError(
+            f"A penalty needs prunable channels that hold a BatchNorm scale; of the network's "
+            f"{len(graph.scales)} scale tensors none has any. graph.frozen says why."
+        )
+    if shifts:
+        names += [graph.shifts[name] for name in names if name in graph.shifts]
+    return names, scale_parameters(model, graph, names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The shrink budget: how far a penalty can move scales in a training, against where they are."""
+"""The shrink budget: how far a penalty can move scales in a training, and the λ that suffices."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, NAdam, Optimizer, RAdam, RMSprop
 
 from gammaslim.arrays import FloatArray
+from gammaslim.channels.graph import ChannelGraph
 from gammaslim.errors import PenaltyError
 from gammaslim.network.sharding import local
-from gammaslim.penalties import AnyPenalty, Budget, CostWeighted, Penalty, Scales, Shrinkage
-from gammaslim.schedules import length_of, strength_at
-from gammaslim.training.flat_vector import Layout
+from gammaslim.penalties.base import AnyPenalty, ByStrength
+from gammaslim.penalties.l1 import L1
+from gammaslim.penalties.scales import Scales
+from gammaslim.training.flat_vector import Atlas, Layout, penalised_tensors
 
 Rates = float | Sequence[float] | Callable[[int], float]
 """A learning rate for all steps, one for each, or a function of the step."""
@@ -77,23 +79,27 @@ def forecast(
     gradient by the root v of its mean square, so that λ cancels where the loss is silent: at most
     ``Σ_t η_t min(1, λ_t / v)``, with v as it is now, or 0 before the first step.
     """
-    inner = penalty.penalty if isinstance(penalty, CostWeighted) else penalty
-    check_steps(inner, total_steps)
+    if not isinstance(total_steps, int) or isinstance(total_steps, bool) or total_steps < 1:
+        raise PenaltyError(f"total_steps={total_steps!r} was given; an integer above 0 is needed.")
+    if penalty.length > total_steps:
+        raise PenaltyError(
+            f"{penalty!r} takes {penalty.length} optimizer steps, but the training has "
+            f"{total_steps}. Give it the number of steps that there are."
+        )
     atlas = layout.atlas
-    scales = _whole(layout)
+    channels = torch.from_numpy(atlas.channels)
+    scales = Scales(torch.from_numpy(layout.whole()), channels, len(atlas.numbers), 1.0)
     free = np.bincount(atlas.channels[atlas.free], minlength=len(atlas.numbers)) > 0
-    if isinstance(inner, Budget):
-        median = float(np.median(scales.norms().numpy()[free]))
+    away = penalty.distances(scales).numpy()[free]
+    if penalty.zero_at is not None:
+        median = float(np.median(away))
         return Forecast(repr(penalty), total_steps, float("inf"), median, 1.0, None)
-    away = inner.distances(scales).numpy()[free]
-    curve = np.array([strength_at(inner.strength, step) for step in range(total_steps)])
-    pace: dict[str, _Pace] = {}
-    for optimizer in optimizers:
-        pace |= _paces(inner, optimizer, layout, _rates(lr, total_steps), curve)
+    curve = np.array([penalty.strength_at(step) for step in range(total_steps)], dtype=np.float64)
+    pace = _paces(penalty, optimizers, layout, _rates(lr, total_steps), curve)
     units = np.array([pace[name].unit if name in pace else 0.0 for name in atlas.names])
     values = np.repeat(units, atlas.widths)
-    if isinstance(penalty, CostWeighted):
-        values = values * penalty.weights[atlas.numbers][atlas.channels]
+    if penalty.channel_weights is not None:
+        values = values * penalty.channel_weights[atlas.numbers][atlas.channels]
     # A channel is as slow as its slowest scale.
     reach = np.full(len(atlas.numbers), np.inf)
     with np.errstate(invalid="ignore"):  # NaN where an optimizer is not known
@@ -113,22 +119,6 @@ def forecast(
     )
 
 
-def check_steps(penalty: Penalty | Shrinkage | Budget, total_steps: int) -> None:
-    """Refuse a training that is over before the penalty is.
-
-    Raises:
-        PenaltyError: it is, or ``total_steps`` is no number of steps.
-    """
-    if not isinstance(total_steps, int) or isinstance(total_steps, bool) or total_steps < 1:
-        raise PenaltyError(f"total_steps={total_steps!r} was given; an integer above 0 is needed.")
-    needed = penalty.zero_at if isinstance(penalty, Budget) else length_of(penalty.strength)
-    if needed > total_steps:
-        raise PenaltyError(
-            f"{penalty!r} takes {needed} optimizer steps, but the training has {total_steps}. Give "
-            "it the number of steps that there are."
-        )
-
-
 @dataclass(frozen=True)
 class _Pace:
     """How far a training moves the scales of one tensor, and a caveat."""
@@ -138,23 +128,25 @@ class _Pace:
 
 
 def _paces(
-    penalty: Penalty | Shrinkage,
-    optimizer: Optimizer,
+    penalty: AnyPenalty,
+    optimizers: Sequence[Optimizer],
     layout: Layout,
     rates: FloatArray | None,
     curve: FloatArray,
 ) -> dict[str, _Pace]:
-    """Of every tensor that this optimizer trains."""
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    """Of every tensor that the optimizers train."""
     found: dict[str, _Pace] = {}
-    for name, parameter in zip(layout.atlas.names, layout.parameters, strict=True):
-        group = group_of.get(id(parameter))
-        if group is not None and parameter.requires_grad:
-            steps = np.full(len(curve), float(group["lr"])) if rates is None else rates
-            if isinstance(penalty, Shrinkage):
-                found[name] = _Pace(float(curve @ steps))
-            else:
-                found[name] = _pace(optimizer, group, parameter, steps, curve)
+    for optimizer in optimizers:
+        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in zip(layout.atlas.names, layout.parameters, strict=True):
+            group = group_of.get(id(parameter))
+            if group is not None and parameter.requires_grad:
+                steps = np.full(len(curve), float(group["lr"])) if rates is None else rates
+                found[name] = (
+                    _pace(optimizer, group, parameter, steps, curve)
+                    if penalty.on_gradients
+                    else _Pace(float(curve @ steps))
+                )
     return found
 
 
@@ -198,12 +190,43 @@ def _rates(lr: Rates | None, steps: int) -> FloatArray | None:
     return np.broadcast_to(values, (steps,))
 
 
-def _whole(layout: Layout) -> Scales:
-    """The scales of the whole network, on the CPU."""
-    atlas = layout.atlas
-    return Scales(
-        values=torch.from_numpy(layout.whole()),
-        channels=torch.from_numpy(atlas.channels),
-        num_channels=len(atlas.numbers),
-        strengths=1.0,
-    )
+def suggest_strength(  # noqa: PLR0913 -- all but the pipeline's three are keyword-only
+    model: nn.Module,
+    graph: ChannelGraph,
+    optimizer: Optimizer,
+    *,
+    total_steps: int,
+    lr: Rates | None = None,
+    penalty: Callable[[float], ByStrength] = L1,
+    margin: float = 2.0,
+) -> float:
+    """The λ whose shrink budget is ``margin`` times what the median channel is from zero.
+
+    For ``L1`` under SGD with momentum m: ``λ = margin · median |γ| · (1 - m) / Σ_t η_t``.  The loss
+    holds on to channels that matter, so that twice the distance is a start, not a guarantee.
+
+    Args:
+        model: the network that ``graph`` was traced from, with the scales it has now.
+        graph: its channels.
+        optimizer: the one that trains it.
+        total_steps: optimizer steps of the training with the penalty.
+        lr: the learning rate over those steps: a number, one per step, or a function of the step;
+            ``None`` takes the optimizer's present one.
+        penalty: the class of penalty, such as ``gs.GroupLasso``, or what makes one of a strength.
+        margin: how many times the distance; above 0.
+
+    Raises:
+        PenaltyError: λ makes no difference under this optimizer, or an argument cannot be used.
+        NothingToPruneError: no prunable channel holds a scale.
+        StaleGraphError: the network no longer has the shapes that ``graph`` recorded.
+    """
+    if not margin > 0:
+        raise PenaltyError(f"margin={margin!r} was asked; it must be above 0.")
+    probe = penalty(1.0)
+    names, parameters = penalised_tensors(model, graph, shifts=probe.on_shifts)
+    layout = Layout.of(Atlas.of(graph, names), parameters, [optimizer])
+    ahead = forecast(probe, [optimizer], layout, total_steps, lr)
+    if ahead.strength is None:
+        why = ahead.note or "no scale can move: their learning rate is 0, or they are not trained."
+        raise PenaltyError(f"No strength of {type(probe).__name__} can be suggested: {why}")
+    return margin * ahead.strength
