@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import gammaslim as gs
-from tests.unit.handmade import CLASSES, COLOURS, ResidualNet
+from tests.handmade import CLASSES, COLOURS, ResidualNet
 
 PIXELS, IMAGES, BATCH = 6, 16, 4
 RATE, MOMENTUM = 0.05, 0.9

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import gammaslim as gs
 from gammaslim.errors import PenaltyError, StaleGraphError, TargetError
 from gammaslim.training.shrinking import loudness, shrink_every
-from tests.unit.handmade import PlainNet
+from tests.handmade import PlainNet
 
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(64) % 2

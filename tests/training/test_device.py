@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 import gammaslim as gs
 from gammaslim.training.connecting import attach
+from tests.handmade import PlainNet, plain_graph
 from tests.training.common import small_net, traced
-from tests.unit.handmade import PlainNet, plain_graph
 
 MOST = 11
 BUDGET = gs.Budget(keep_macs=0.5, steps=1000, start=0.1, settle=0.4, end=0.5)

@@ -9,7 +9,7 @@ from torch import nn
 import gammaslim as gs
 from gammaslim.errors import GammaslimError
 from gammaslim.training.retraining import distillation_loss, reset_parameters
-from tests.unit.handmade import PlainNet
+from tests.handmade import PlainNet
 
 
 def test_a_cut_network_is_drawn_anew():

@@ -6,7 +6,7 @@ import torch
 import gammaslim as gs
 from gammaslim.errors import PenaltyError
 from gammaslim.schedules import After, Constant, Cosine, Linear, Warmup, length_of
-from tests.unit.handmade import INNER, WIDTH, fill_gradients, residual_graph, residual_net
+from tests.handmade import INNER, WIDTH, fill_gradients, residual_graph, residual_net
 
 
 def values(schedule, *steps):

@@ -6,7 +6,7 @@ import pytest
 import gammaslim as gs
 from gammaslim.errors import TargetError
 from gammaslim.selecting.thresholds import gap_threshold
-from tests.unit.handmade import plain_graph, widths_of
+from tests.handmade import plain_graph, widths_of
 
 RNG = np.random.default_rng(0)
 

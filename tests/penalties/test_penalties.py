@@ -11,7 +11,7 @@ import gammaslim as gs
 from gammaslim.arrays import FIXED
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal, Scales
-from tests.unit.handmade import (
+from tests.handmade import (
     INNER,
     WIDTH,
     expected_terms,

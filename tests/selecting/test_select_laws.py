@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gammaslim.channels.graph import Cut
 from gammaslim.errors import TargetError
 from gammaslim.selecting.planning import select
-from tests.unit.handmade import plain_graph, widths_of
+from tests.handmade import plain_graph, widths_of
 
 FEW = st.sampled_from([0.0, 0.25, 0.5, 1.0])  # few values: many ties
 

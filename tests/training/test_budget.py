@@ -10,8 +10,8 @@ import gammaslim as gs
 from gammaslim.channels.graph import Cut
 from gammaslim.errors import OptimizerError, PenaltyError, TargetError
 from gammaslim.penalties.budget_widths import uniform_ratio
+from tests.handmade import PlainNet, plain_graph
 from tests.nets.classic import CLASSIC
-from tests.unit.handmade import PlainNet, plain_graph
 
 STEPS = 40
 IMAGES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gammaslim as gs
-from tests.unit.handmade import PlainNet
+from tests.handmade import PlainNet
 
 PAGE = Path(__file__).parents[2] / "docs" / "selecting.md"
 

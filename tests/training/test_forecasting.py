@@ -8,7 +8,7 @@ import torch
 
 import gammaslim as gs
 from gammaslim.errors import GammaslimWarning, OptimizerError, PenaltyError
-from tests.unit.handmade import (
+from tests.handmade import (
     INNER,
     WIDTH,
     PlainNet,

@@ -13,7 +13,7 @@ from gammaslim.channels.dead_layers import DeadLayers
 from gammaslim.channels.records import SizeAttribute
 from gammaslim.errors import NothingToPruneError, PlanError, ScoreError, TargetError
 from gammaslim.selecting.planning import make_plan, select
-from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph, widths_of
+from tests.handmade import hand_graph, ids, plain_graph, residual_graph, widths_of
 
 # Hand-worked cases
 

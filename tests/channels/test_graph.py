@@ -13,7 +13,7 @@ from gammaslim.channels.graph import Cut
 from gammaslim.channels.plan import Kept, Plan
 from gammaslim.channels.records import Cost, Frozen, SizeAttribute, Work
 from gammaslim.errors import PlanError
-from tests.unit.handmade import hand_graph, ids, plain_graph, residual_graph
+from tests.handmade import hand_graph, ids, plain_graph, residual_graph
 
 
 def mask(*flags: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import nn
 from gammaslim.arrays import FIXED
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
 from gammaslim.selecting.scoring import scores
-from tests.unit.handmade import (
+from tests.handmade import (
     PlainNet,
     ResidualNet,
     hand_graph,

@@ -5,7 +5,7 @@ import pytest
 
 import gammaslim as gs
 from gammaslim.errors import TargetError
-from tests.unit.handmade import plain_graph, widths_of
+from tests.handmade import plain_graph, widths_of
 
 SCORES = np.array([1.0, 2.0, 3.0, 4.0, 0.1, 0.2, 0.3])
 """Of plain_graph([4, 3]), whose MACs are 108a + 36ab + 2b and parameters 29a + 9ab + 4b + 2."""

@@ -7,8 +7,7 @@ import torch
 import gammaslim as gs
 from gammaslim.channels.graph import Cut
 from gammaslim.errors import NothingToPruneError, PenaltyError, TargetError
-from tests.nets import classic
-from tests.unit.handmade import (
+from tests.handmade import (
     PlainNet,
     expected_terms,
     fill_gradients,
@@ -17,6 +16,7 @@ from tests.unit.handmade import (
     residual_net,
     step_gradients,
 )
+from tests.nets import classic
 
 GRAPH = residual_graph(4, 3)
 

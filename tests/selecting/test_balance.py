@@ -14,9 +14,9 @@ from gammaslim.channels.plan import Kept
 from gammaslim.channels.sequences import Arrangement, Balance, Join, Part, Shuffle, Step
 from gammaslim.errors import PlanError, TargetError
 from gammaslim.selecting.planning import make_plan, select
+from tests.handmade import ids, plain_graph, widths_of
 from tests.nets.case import Case, image
 from tests.nets.shuffling import SHUFFLING
-from tests.unit.handmade import ids, plain_graph, widths_of
 
 STEPS = (
     Step(Join(), (0, 1)),

@@ -8,7 +8,7 @@ import gammaslim as gs
 from gammaslim.channels.plan import Plan
 from gammaslim.errors import TargetError
 from gammaslim.latency import Fit, _fast_enough
-from tests.unit.handmade import PlainNet, plain_graph
+from tests.handmade import PlainNet, plain_graph
 
 
 def fake(ratios):

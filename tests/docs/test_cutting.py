@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import gammaslim as gs
-from tests.unit.handmade import PlainNet
+from tests.handmade import PlainNet
 
 PAGE = Path(__file__).parents[2] / "docs" / "cutting.md"
 DISTRIBUTED = ("DistributedDataParallel", "StateDictOptions")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from tests.unit.handmade import fill_gradients
+from tests.handmade import fill_gradients
 
 EPSILON = 1e-8
 

@@ -508,7 +508,7 @@ def test_nothing_is_ever_unpickled(tmp_path, monkeypatch):
 
 # Files of earlier versions
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parent / "data"
 EARLIER = "before_packages"
 """Written before the rooms of the library moved into packages: branch, shuffle and width cut."""
 

@@ -18,7 +18,7 @@ from gammaslim.errors import (
 )
 from gammaslim.penalties import L1, GroupLasso
 from gammaslim.training.connecting import attach
-from tests.unit.handmade import (
+from tests.handmade import (
     INNER,
     SCALES,
     WIDTH,

@@ -1,0 +1,1 @@
+"""Records of channels: graphs, plans, costs, sequences."""

@@ -1,0 +1,1 @@
+"""What is known of modules, of PyTorch, and of the process."""

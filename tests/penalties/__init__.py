@@ -1,0 +1,1 @@
+"""Penalties and schedules as functions of numbers."""
