@@ -2,9 +2,10 @@
 
 Counted is what the package holds; tests and benchmarks are not part of it.  Imports inside
 functions and under ``TYPE_CHECKING`` count like all others.  ``from gammaslim.rules import norms``
-imports the module ``gammaslim.rules.norms``; an ``__init__.py`` counts as a module of its own and
-is imported only where a name is taken from it.  Chains begin at the package's own ``__init__``:
-users of its public functions (the command line, the demo, callbacks for trainers) lengthen none.
+imports the module ``gammaslim.rules.norms``; a name that a package's ``__init__`` only passes on is
+imported from the module that it comes from, and one that is made there from the ``__init__``.
+Chains begin at the package's own ``__init__``: users of its public functions (the command line, the
+demo, callbacks for trainers) lengthen none.
 """
 
 from __future__ import annotations
@@ -83,14 +84,17 @@ def files_per_folder(modules: Collection[Module]) -> Counter[str]:
 def imports(modules: Collection[Module]) -> dict[str, set[str]]:
     """Which modules of the package each of them imports, wherever the import stands."""
     names = {module.name for module in modules}
+    passed_on = {module.name: _origins(module) for module in modules}
 
     def imported(node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            whole = f"{node.module}.{{}}"
-            inner = [whole.format(alias.name) for alias in node.names]
-            yield from (name if name in names else str(node.module) for name in inner)
+            package = str(node.module)
+            for alias in node.names:
+                inner = f"{package}.{alias.name}"
+                origin = passed_on.get(package, {}).get(alias.name, package)
+                yield inner if inner in names else origin
 
     return {
         module.name: {
@@ -100,6 +104,18 @@ def imports(modules: Collection[Module]) -> dict[str, set[str]]:
             if name in names and name != module.name
         }
         for module in modules
+    }
+
+
+def _origins(module: Module) -> dict[str, str]:
+    """Of an ``__init__``: the names that it passes on, each with the module it takes it from."""
+    if module.path.name != "__init__.py":
+        return {}
+    return {
+        alias.asname or alias.name: node.module
+        for node in module.tree.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
     }
 
 

@@ -18,12 +18,13 @@ MODULES = structure.read(ROOT)
 IMPORTS = structure.imports(MODULES)
 
 LAYERS = (
-    {"errors", "arrays", "schedules"},
+    {"errors"},
+    {"arrays", "schedules"},
     {"channels"},
     {"labels", "network"},
-    {"recording", "selecting", "cutting", "penalties"},
-    {"rules", "training", "latency", "files"},
-    {"tracing"},
+    {"recording", "selecting", "cutting"},
+    {"rules", "penalties", "latency", "files"},
+    {"training", "tracing"},
     {"report"},
     {"integrations", "demo", "cli"},
 )
@@ -121,6 +122,24 @@ def test_imports_go_one_way():
         if layer_of(other) > layer_of(name) and layer_of(name) < len(LAYERS) - 1
     }
     assert not upward
+
+
+def test_rooms_are_entered_by_their_door():
+    """What one package uses of another stands in that one's ``__init__``."""
+    users = {"cli", "demo", "integrations", "report"}
+    for module in MODULES:
+        room = room_of(module.name)
+        for node in ast.walk(module.tree):
+            path = str(node.module).split(".") if isinstance(node, ast.ImportFrom) else []
+            if path[:1] == ["gammaslim"] and len(path) > 2:
+                assert path[1] in {room, *users}, f"{module.name} imports {node.module}"
+
+
+def test_packages_of_a_level_do_not_know_each_other():
+    known = {(room_of(a), room_of(b)) for a, others in IMPORTS.items() for b in others}
+    level = {room: layer_of(f"gammaslim.{room}") for pair in known for room in pair if room}
+    beside = {(a, b) for a, b in known if a and b and a != b and level[a] == level[b]}
+    assert beside <= {("cli", "demo")}
 
 
 def test_imports_are_absolute():

@@ -5,12 +5,8 @@ makes a frozen record for the next.
 """
 
 from gammaslim import schedules
-from gammaslim.channels.costs import channel_costs
-from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import Cost, Frozen, Group
-from gammaslim.cutting.folding import Folded
-from gammaslim.cutting.pruning import Change, Outcome, prune
+from gammaslim.channels import ChannelGraph, Cost, Frozen, Group, Plan, channel_costs
+from gammaslim.cutting import Change, Folded, Outcome, prune
 from gammaslim.errors import (
     CalibrationError,
     FileFormatError,
@@ -43,20 +39,22 @@ from gammaslim.penalties import (
     Shrinkage,
     cost_weighted,
 )
-from gammaslim.recording.operator_call import OperatorCall
-from gammaslim.rules.user import rule
-from gammaslim.selecting.planning import select
-from gammaslim.selecting.scoring import scores
-from gammaslim.selecting.sweeping import Sweep, SweepRow, sweep
-from gammaslim.selecting.thresholds import gap_threshold
-from gammaslim.tracing.tracer import trace
-from gammaslim.training.attachment import Attachment
-from gammaslim.training.connecting import attach
-from gammaslim.training.decay_groups import param_groups
-from gammaslim.training.forecasting import Forecast, suggest_strength
-from gammaslim.training.retraining import distillation_loss, reset_parameters
-from gammaslim.training.shrinking import Shrinker, shrink_every
-from gammaslim.training.stats import Stats
+from gammaslim.recording import OperatorCall
+from gammaslim.rules import rule
+from gammaslim.selecting import Sweep, SweepRow, gap_threshold, scores, select, sweep
+from gammaslim.tracing import trace
+from gammaslim.training import (
+    Attachment,
+    Forecast,
+    Shrinker,
+    Stats,
+    attach,
+    distillation_loss,
+    param_groups,
+    reset_parameters,
+    shrink_every,
+    suggest_strength,
+)
 
 __version__ = "0.1.0"
 

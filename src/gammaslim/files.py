@@ -18,11 +18,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from gammaslim.arrays import owner
-from gammaslim.channels.plan import Plan
-from gammaslim.cutting.folding import add_bias, biases_added
-from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, remembered_plan
+from gammaslim.channels import Plan
+from gammaslim.cutting import add_bias, apply_plan, biases_added, cuts_by_tensor, remembered_plan
 from gammaslim.errors import FileFormatError, PlanError
-from gammaslim.network.modules import named_aliases, named_tensors, on_meta, unwrap
+from gammaslim.network import named_aliases, named_tensors, on_meta, unwrap
 
 FORMAT = "gammaslim"
 VERSION = "1"

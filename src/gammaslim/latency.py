@@ -15,14 +15,11 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from gammaslim.arrays import FloatArray
-from gammaslim.channels.costs import channel_costs
-from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.plan import Plan
-from gammaslim.cutting.surgery import apply_plan
+from gammaslim.channels import ChannelGraph, Cut, Plan, channel_costs
+from gammaslim.cutting import apply_plan
 from gammaslim.errors import TargetError
-from gammaslim.network.calling import call_arguments, map_tensors
-from gammaslim.network.modules import check_fresh, training_mode, unwrap
-from gammaslim.selecting.sweeping import LimitOptions, ranked
+from gammaslim.network import call_arguments, check_fresh, map_tensors, training_mode, unwrap
+from gammaslim.selecting import LimitOptions, ranked
 
 _TURN_SECONDS = 0.005
 """How long a turn lasts at least: short forward passes are repeated."""

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gammaslim.channels.tables import TEXT_WIDTH
+from gammaslim.channels import TEXT_WIDTH
 from gammaslim.errors import GammaslimError
 
 app = typer.Typer(

@@ -10,10 +10,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from gammaslim.errors import CalibrationError
-from gammaslim.network.calling import call_arguments, map_tensors
-from gammaslim.network.modules import (
+from gammaslim.network import (
     NORM_BASE,
+    call_arguments,
     first_paths,
+    map_tensors,
     preserved_attributes,
     preserved_random_state,
     training_mode,

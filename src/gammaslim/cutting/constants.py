@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gammaslim.channels.flow import Remnant, keeps_sizes
+from gammaslim.channels import Remnant, keeps_sizes
 from gammaslim.cutting.undoing import Undo
 from gammaslim.errors import VerificationError
 

@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gammaslim.arrays import IntArray, kept_mask
-from gammaslim.channels.graph import Cut
+from gammaslim.channels import Cut
 from gammaslim.cutting.constants import set_value
 from gammaslim.cutting.undoing import Undo
 from gammaslim.errors import CalibrationError
-from gammaslim.network.calling import call_arguments, copied, output_tensors
-from gammaslim.network.layers import is_plain
-from gammaslim.network.modules import (
+from gammaslim.network import (
     NORM_BASE,
+    call_arguments,
+    copied,
     first_paths,
+    is_plain,
     named_tensors,
+    output_tensors,
     preserved_attributes,
     preserved_random_state,
     training_mode,

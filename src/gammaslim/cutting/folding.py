@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gammaslim.arrays import IntArray
 from gammaslim.cutting.contributions import Reading
 from gammaslim.cutting.undoing import Undo
-from gammaslim.network.modules import first_paths
+from gammaslim.network import first_paths
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.records import Recount
+from gammaslim.channels import Recount
 from gammaslim.cutting.constants import Placeholder
-from gammaslim.network.calling import call_arguments, map_tensors, output_tensors
-from gammaslim.network.modules import (
+from gammaslim.network import (
+    call_arguments,
     first_paths,
+    map_tensors,
     named_aliases,
     named_tensors,
+    output_tensors,
     preserved_attributes,
     preserved_random_state,
     training_mode,

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.cutting.constants import set_value, uniform_value
 from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, masked_state
 from gammaslim.cutting.undoing import Undo
@@ -25,8 +25,7 @@ from gammaslim.cutting.verification import (
     training_failure,
 )
 from gammaslim.errors import TraceError, VerificationError
-from gammaslim.network.calling import describe
-from gammaslim.network.modules import named_tensors, on_meta
+from gammaslim.network import describe, named_tensors, on_meta
 
 
 @dataclass(frozen=True)

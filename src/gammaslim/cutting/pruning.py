@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.graph import ChannelGraph, Cut, cut_by
-from gammaslim.channels.plan import Plan
-from gammaslim.channels.records import Cost
-from gammaslim.channels.remaining_graph import narrowed
+from gammaslim.channels import ChannelGraph, Cost, Cut, Plan, cut_by, narrowed
 from gammaslim.cutting.calibration import Calibration, reestimate
 from gammaslim.cutting.contributions import (
     Contributions,
@@ -31,7 +28,7 @@ from gammaslim.cutting.surgery import check_optimizer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.cutting.verification import drift_between
 from gammaslim.cutting.wrappers import refuse_sharded, retire
-from gammaslim.network.modules import check_fresh, named_tensors, on_meta, unwrap
+from gammaslim.network import check_fresh, named_tensors, on_meta, unwrap
 
 
 class Follower(Protocol):

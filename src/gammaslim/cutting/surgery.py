@@ -12,14 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.arrays import IntArray, kept_mask, owner
-from gammaslim.channels.graph import Cut
-from gammaslim.channels.plan import Plan
+from gammaslim.channels import Cut, Plan
 from gammaslim.cutting.constants import replace_layer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.errors import OptimizerError, PlanError
-from gammaslim.network.input_index import select_inputs
-from gammaslim.network.layers import is_heard
-from gammaslim.network.modules import first_paths, named_tensors
+from gammaslim.network import first_paths, is_heard, named_tensors, select_inputs
 
 PLAN_ATTRIBUTE = "_gammaslim_plan"
 """Where a cut module remembers what was cut from its own tensors since it was built."""

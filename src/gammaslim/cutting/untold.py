@@ -8,7 +8,7 @@ from torch import Size, Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.errors import OptimizerError
-from gammaslim.network.process import PROCESS
+from gammaslim.network import PROCESS
 
 
 def remember(shapes: Mapping[nn.Parameter, Size]) -> None:

@@ -15,16 +15,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
 from gammaslim.arrays import IntArray, kept_mask
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.cutting.observing import OUTPUT, Key, Recounting, gathered, run_observed
-from gammaslim.network.calling import call_arguments, copied, doubled, map_tensors
-from gammaslim.network.fake_tensors import fake_copy, quiet_fake_tensors
-from gammaslim.network.modules import (
+from gammaslim.network import (
     SEED,
+    call_arguments,
+    copied,
+    doubled,
+    fake_copy,
+    map_tensors,
     named_aliases,
     named_tensors,
     preserved_attributes,
     preserved_random_state,
+    quiet_fake_tensors,
     training_mode,
 )
 

@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gammaslim.errors import PlanError, StaleGraphError
-from gammaslim.network.modules import named_tensors
-from gammaslim.network.sharding import is_sharded
+from gammaslim.network import is_sharded, named_tensors
 
 
 def refuse_sharded(model: nn.Module) -> None:

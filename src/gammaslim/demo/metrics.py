@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gammaslim.channels.tables import short_count
+from gammaslim.channels import short_count
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gammaslim.arrays import Site
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import GammaslimError, MissingExtraError, PenaltyError
-from gammaslim.network.calling import map_tensors
-from gammaslim.penalties.base import AnyPenalty
-from gammaslim.tracing.tracer import trace
-from gammaslim.training.attachment import Attachment
-from gammaslim.training.connecting import attach
+from gammaslim.network import map_tensors
+from gammaslim.penalties import AnyPenalty
+from gammaslim.tracing import trace
+from gammaslim.training import Attachment, attach
 
 PenaltySource = AnyPenalty | Callable[[int], AnyPenalty]
 """A penalty, or a function from the number of optimizer steps to one."""

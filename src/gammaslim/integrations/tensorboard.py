@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gammaslim.integrations.common import PREFIX
-from gammaslim.training.attachment import Attachment
+from gammaslim.training import Attachment
 
 
 def log_stats(writer: Any, handle: Attachment, step: int) -> None:

@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.sequences import Part, Step, run
+from gammaslim.channels import Part, Step, run
 from gammaslim.labels.equations import Demand, by_class
 from gammaslim.labels.shuffles import Family, Nodes
 from gammaslim.labels.store import Partition

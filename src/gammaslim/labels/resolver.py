@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.sequences import Arrangement, Balance, Shuffle, Step
+from gammaslim.channels import Arrangement, Balance, Shuffle, Step
 from gammaslim.labels.balance import Levels, levels_of, met, shape_of
 from gammaslim.labels.equations import Terms, compared, equal_counts, solve
 from gammaslim.labels.shuffles import Family, Nodes, closed, shuffled_families

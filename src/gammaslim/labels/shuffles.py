@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.sequences import Part, Shuffle, Step
+from gammaslim.channels import Part, Shuffle, Step
 from gammaslim.labels.store import LabelStore, Partition
 from gammaslim.labels.union import Classes
 

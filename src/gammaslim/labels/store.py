@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.sequences import Operation, Step
+from gammaslim.channels import Operation, Step
 from gammaslim.labels.equations import Demand, Terms, Variable
 
 ELASTIC = np.iinfo(np.int64).min

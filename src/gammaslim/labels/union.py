@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.sequences import Arrangement
+from gammaslim.channels import Arrangement
 from gammaslim.labels.equations import Terms, Variable
 from gammaslim.labels.store import LabelStore, Partition
 

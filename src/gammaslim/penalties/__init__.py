@@ -1,6 +1,6 @@
 """Penalties that push scales towards zero while training."""
 
-from gammaslim.penalties.base import AnyPenalty, Penalty, Shrinkage
+from gammaslim.penalties.base import AnyPenalty, ByStrength, Penalty, Shrinkage
 from gammaslim.penalties.budget import Budget
 from gammaslim.penalties.cost_weighted import CostWeighted, cost_weighted
 from gammaslim.penalties.group_lasso import GroupLasso
@@ -14,6 +14,7 @@ __all__ = [
     "L1",
     "AnyPenalty",
     "Budget",
+    "ByStrength",
     "CostWeighted",
     "GroupLasso",
     "Moment",

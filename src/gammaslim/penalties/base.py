@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gammaslim.arrays import FloatArray, IntArray
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.errors import PenaltyError
 from gammaslim.penalties.scales import Scales
 from gammaslim.penalties.work import AddedToGradients, MultipliedIn, Work

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from gammaslim.arrays import BoolArray, FloatArray, IntArray
-from gammaslim.channels.costs import CostKind, channel_costs
-from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.plan import Plan
+from gammaslim.channels import ChannelGraph, CostKind, Cut, Plan, channel_costs
 from gammaslim.errors import PenaltyError, TargetError
 from gammaslim.penalties.base import AnyPenalty
 from gammaslim.penalties.budget_widths import banded
 from gammaslim.penalties.work import Moment, Work
-from gammaslim.selecting.limits import Limits
+from gammaslim.selecting import Limits
 
 FEWEST_STEPS = 10
 """Below this there is no time to look, to choose and to shrink."""

@@ -8,11 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from gammaslim.arrays import BoolArray, FloatArray
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.errors import TargetError
-from gammaslim.selecting.limits import Limits
-from gammaslim.selecting.ranking import rank
-from gammaslim.selecting.targets import TARGETS
+from gammaslim.selecting import TARGETS, Limits, rank
 
 _FIRST = 1e-30
 """What scores are multiplied with that lie above the band: they go before all others."""

@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from gammaslim.arrays import FloatArray, IntArray
-from gammaslim.channels.costs import CostKind, channel_costs
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, CostKind, Cut, channel_costs
 from gammaslim.errors import NothingToPruneError, PenaltyError
 from gammaslim.penalties.base import AnyPenalty, ByStrength
 from gammaslim.penalties.scales import Scales

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.plan import Plan
+from gammaslim.channels import ChannelGraph, Cut, Plan
 from gammaslim.penalties.scales import Scales
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gammaslim.channels.records import Recount
+from gammaslim.channels import Recount
 from gammaslim.recording.operator_call import OperatorCall, Rule
 from gammaslim.recording.ops import Op, tensors_in
 from gammaslim.recording.recorder import Recorder

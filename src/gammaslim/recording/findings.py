@@ -8,11 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gammaslim.arrays import Dims, IntArray
-from gammaslim.channels.couplings import Reason
-from gammaslim.channels.flow import Call, Layer
-from gammaslim.channels.input_selections import InputSelection
-from gammaslim.channels.records import Recount, Witness, Work
-from gammaslim.labels.store import LabelStore, Partition
+from gammaslim.channels import Call, InputSelection, Layer, Reason, Recount, Witness, Work
+from gammaslim.labels import LabelStore, Partition
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.records import Work
-from gammaslim.channels.sequences import Operation
-from gammaslim.labels.store import ELASTIC, LabelArray, Partition, fixed_code, or_fixed
+from gammaslim.channels import Operation, Work
+from gammaslim.labels import ELASTIC, LabelArray, Partition, fixed_code, or_fixed
 from gammaslim.recording.findings import ConvSizes, Dims, Grid
 from gammaslim.recording.ops import Op
 from gammaslim.recording.recorder import Recorder

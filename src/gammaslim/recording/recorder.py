@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.couplings import Reason
-from gammaslim.channels.records import Witness
-from gammaslim.labels.equations import Terms, Variable
-from gammaslim.labels.store import LabelArray
-from gammaslim.network.modules import NORM_BASE
-from gammaslim.network.source_lines import user_line
+from gammaslim.channels import Reason, Witness
+from gammaslim.labels import LabelArray, Terms, Variable
+from gammaslim.network import NORM_BASE, user_line
 from gammaslim.recording.findings import (
     Dims,
     Findings,

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gammaslim.labels.equations import Terms, Variable
-from gammaslim.network.source_lines import caller_of
+from gammaslim.labels import Terms, Variable
+from gammaslim.network import caller_of
 from gammaslim.recording.signatures import SIGNATURES
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from gammaslim.arrays import Dims, IntArray
-from gammaslim.channels.input_selections import InputSelection
-from gammaslim.labels.store import LabelArray, or_fixed
+from gammaslim.channels import InputSelection
+from gammaslim.labels import LabelArray, or_fixed
 from gammaslim.recording.findings import Findings
 
 Number = Callable[[IntArray], IntArray]

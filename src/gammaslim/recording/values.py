@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gammaslim.arrays import Dims
-from gammaslim.channels.flow import WORLD, Call, Layer
-from gammaslim.labels.store import or_fixed
-from gammaslim.network.layers import constant_dim, is_batch
+from gammaslim.channels import WORLD, Call, Layer
+from gammaslim.labels import or_fixed
+from gammaslim.network import constant_dim, is_batch
 from gammaslim.recording.findings import Findings
 from gammaslim.recording.ops import Op
 

@@ -13,8 +13,8 @@ from gammaslim.rules import (
     spectra,
     weights,
 )
-from gammaslim.rules.registry import FUNCTION_RULES, RULES, rule
-from gammaslim.rules.user import rule_for
+from gammaslim.rules.registry import FUNCTION_RULES, RULES
+from gammaslim.rules.user import rule, rule_for
 
 __all__ = [
     "FUNCTION_RULES",

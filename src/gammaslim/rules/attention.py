@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F  # noqa: N812
 
-from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.recording import OperatorCall
 from gammaslim.rules.registry import function_rule, rule
 
 DEFAULT_SCALE = "the default attention scale depends on the feature size"

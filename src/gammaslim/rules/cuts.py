@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.sequences import Part
-from gammaslim.recording.operator_call import OperatorCall
-from gammaslim.recording.sizes import Given, Size
+from gammaslim.channels import Part
+from gammaslim.recording import Given, OperatorCall, Size
 from gammaslim.rules.registry import rule
 
 

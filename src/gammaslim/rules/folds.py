@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from gammaslim.labels.store import LabelArray
-from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.labels import LabelArray
+from gammaslim.recording import OperatorCall
 from gammaslim.rules.registry import rule
 
 

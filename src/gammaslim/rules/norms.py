@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from gammaslim.labels.store import Partition
-from gammaslim.recording.operator_call import ALWAYS, OperatorCall
+from gammaslim.labels import Partition
+from gammaslim.recording import ALWAYS, OperatorCall
 from gammaslim.rules.registry import rule
 
 

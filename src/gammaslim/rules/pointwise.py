@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gammaslim.recording.findings import Dims
-from gammaslim.recording.operator_call import ALWAYS, OperatorCall
+from gammaslim.recording import ALWAYS, Dims, OperatorCall
 from gammaslim.rules.registry import rule
 
 ZERO_TO_ZERO = frozenset([

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gammaslim.labels.store import LabelArray
-from gammaslim.network.input_index import selected_places
-from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.labels import LabelArray
+from gammaslim.network import selected_places
+from gammaslim.recording import OperatorCall
 from gammaslim.rules.registry import rule
 
 BY_POSITION = "single channels are taken by their position"

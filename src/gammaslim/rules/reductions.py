@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.recording import OperatorCall
 from gammaslim.rules.registry import RULES, rule
 
 SUM_LIKE = frozenset(["sum", "linalg_vector_norm", "norm"])

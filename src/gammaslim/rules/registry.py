@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from gammaslim.recording.operator_call import OperatorCall, Rule
+from gammaslim.recording import OperatorCall, Rule
 
 RULES: dict[Any, Rule] = {}
 """Operator (overload packet) -> its rule; each operator stands here once."""

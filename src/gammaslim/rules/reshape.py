@@ -10,11 +10,9 @@ from functools import lru_cache
 import numpy as np
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels.sequences import Repeat, Shuffle
-from gammaslim.labels.store import LabelArray, Partition, fixed_code
-from gammaslim.recording.findings import Grid
-from gammaslim.recording.operator_call import OperatorCall
-from gammaslim.recording.sizes import Given, Size
+from gammaslim.channels import Repeat, Shuffle
+from gammaslim.labels import LabelArray, Partition, fixed_code
+from gammaslim.recording import Given, Grid, OperatorCall, Size
 from gammaslim.rules.registry import rule
 
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from gammaslim.channels.sequences import Join
-from gammaslim.labels.store import ELASTIC, LabelArray, fixed_code
-from gammaslim.recording.operator_call import OperatorCall
-from gammaslim.recording.sizes import Size
+from gammaslim.channels import Join
+from gammaslim.labels import ELASTIC, LabelArray, fixed_code
+from gammaslim.recording import OperatorCall, Size
 from gammaslim.rules.registry import rule
 
 

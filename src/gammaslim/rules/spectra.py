@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gammaslim.recording.operator_call import OperatorCall
+from gammaslim.recording import OperatorCall
 from gammaslim.rules.registry import rule
 
 

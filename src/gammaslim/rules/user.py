@@ -15,7 +15,7 @@ from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
 from gammaslim.errors import RuleError
-from gammaslim.recording.operator_call import OperatorCall, Rule
+from gammaslim.recording import OperatorCall, Rule
 from gammaslim.rules.registry import built_in, unknown
 
 

@@ -7,10 +7,9 @@ import math
 import numpy as np
 
 from gammaslim.arrays import IntArray
-from gammaslim.labels.store import LabelArray, Partition, fixed_code
-from gammaslim.network.modules import CONVOLUTION
-from gammaslim.recording.operator_call import ALWAYS, OperatorCall
-from gammaslim.recording.sizes import Size
+from gammaslim.labels import LabelArray, Partition, fixed_code
+from gammaslim.network import CONVOLUTION
+from gammaslim.recording import ALWAYS, OperatorCall, Size
 from gammaslim.rules.registry import rule
 
 

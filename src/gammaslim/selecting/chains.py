@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from gammaslim.arrays import BoolArray, FloatArray, IntArray
-from gammaslim.channels.sequences import Balance
+from gammaslim.channels import Balance
 
 
 @dataclass(frozen=True, eq=False)

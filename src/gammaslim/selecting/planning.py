@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from gammaslim.arrays import BoolArray, FloatArray
-from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.plan import Plan
+from gammaslim.channels import ChannelGraph, Cut, Plan
 from gammaslim.errors import PlanError
 from gammaslim.selecting.limits import Limits
 from gammaslim.selecting.ranking import Scope, rank

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from gammaslim.arrays import FloatArray, IntArray
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.errors import NothingToPruneError, ScoreError, TargetError
 from gammaslim.selecting.chains import Chain, chain_of
 from gammaslim.selecting.limits import Limits

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from gammaslim.arrays import FloatArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import NothingToPruneError, ScoreError, StaleGraphError
-from gammaslim.network.modules import named_tensors, unwrap
-from gammaslim.network.sharding import whole
+from gammaslim.network import named_tensors, unwrap, whole
 
 Reduce = Literal["mean", "max", "l2"]
 

@@ -13,9 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gammaslim.arrays import BoolArray, FloatArray
-from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.records import Cost, Group
-from gammaslim.channels.tables import plain_text, short_count
+from gammaslim.channels import ChannelGraph, Cost, Cut, Group, plain_text, short_count
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import Limits
 from gammaslim.selecting.ranking import Ranking, Scope, checked_scores, rank

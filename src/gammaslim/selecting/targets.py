@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from gammaslim.channels.graph import Cut
+from gammaslim.channels import Cut
 from gammaslim.errors import TargetError, UnreachableError
 from gammaslim.selecting.limits import check_share
 from gammaslim.selecting.ranking import Ranking

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gammaslim.arrays import FloatArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import TargetError
 from gammaslim.selecting.ranking import checked_scores
 

@@ -11,13 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from gammaslim.arrays import IntArray, Site, owner
-from gammaslim.channels.couplings import Reason
-from gammaslim.channels.flow import Flow
-from gammaslim.channels.graph import ChannelGraph
-from gammaslim.channels.input_selections import InputSelections
-from gammaslim.network.layers import window_of
-from gammaslim.network.modules import BATCH_NORM, every_path, first_paths
-from gammaslim.recording.findings import Findings, TensorLabels
+from gammaslim.channels import ChannelGraph, Flow, InputSelections, Reason
+from gammaslim.network import BATCH_NORM, every_path, first_paths, window_of
+from gammaslim.recording import Findings, TensorLabels
 from gammaslim.tracing.grouping import groups
 from gammaslim.tracing.module_sizes import held_sizes, module_attributes
 from gammaslim.tracing.numbering import Channels, numbered

@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from gammaslim.arrays import IntArray, Site
-from gammaslim.channels.couplings import Couplings
-from gammaslim.channels.records import Group
+from gammaslim.channels import Couplings, Group
 from gammaslim.tracing.numbering import Channels
 
 

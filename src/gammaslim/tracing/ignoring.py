@@ -9,7 +9,7 @@ from torch import nn
 
 from gammaslim.arrays import Site
 from gammaslim.errors import TraceError
-from gammaslim.network.modules import first_paths, named_tensors
+from gammaslim.network import first_paths, named_tensors
 
 
 def ignored_sites(model: nn.Module, ignore: Iterable[nn.Module | str | Site]) -> set[Site]:

@@ -10,11 +10,10 @@ import numpy as np
 from torch import nn
 
 from gammaslim.arrays import FIXED, Dims, IntArray, Site
-from gammaslim.channels.records import SizeAttribute
-from gammaslim.labels.equations import Terms, Variable
-from gammaslim.network.modules import CONVOLUTION, NORM_BASE, first_paths
-from gammaslim.recording.findings import ConvSizes, Findings
-from gammaslim.recording.sizes import Size, Watcher
+from gammaslim.channels import SizeAttribute
+from gammaslim.labels import Terms, Variable
+from gammaslim.network import CONVOLUTION, NORM_BASE, first_paths
+from gammaslim.recording import ConvSizes, Findings, Size, Watcher
 
 ChannelsOf = Callable[[IntArray], IntArray]
 LONGEST = 64

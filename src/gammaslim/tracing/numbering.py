@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 
 from gammaslim.arrays import FIXED, BoolArray, IntArray, Site
-from gammaslim.channels.couplings import Couplings, Link, Reason, through
-from gammaslim.channels.records import Frozen, scales_held
-from gammaslim.channels.sequences import Arrangement
-from gammaslim.labels.equations import Terms, Variable
-from gammaslim.labels.resolver import resolve
-from gammaslim.recording.findings import Findings, TensorLabels
+from gammaslim.channels import Arrangement, Couplings, Frozen, Link, Reason, scales_held, through
+from gammaslim.labels import Terms, Variable, resolve
+from gammaslim.recording import Findings, TensorLabels
 
 INEXACT = Reason("some operator depends on how many of these channels there are")
 LAST = Reason("removing it would leave nothing of a dimension")

@@ -8,10 +8,9 @@ from functools import partial
 import numpy as np
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.couplings import Reason
-from gammaslim.channels.input_selections import InputSelections
-from gammaslim.labels.union import Classes
-from gammaslim.recording.findings import Findings, TensorLabels
+from gammaslim.channels import InputSelections, Reason
+from gammaslim.labels import Classes
+from gammaslim.recording import Findings, TensorLabels
 
 Number = Callable[[IntArray], IntArray]
 

@@ -15,14 +15,19 @@ from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gammaslim.network.fake_tensors import FakeMemo
-from gammaslim.network.modules import ModeFlag
-from gammaslim.recording.dispatcher import Dispatcher
-from gammaslim.recording.operator_call import OperatorCall, Rule
-from gammaslim.recording.ops import Op
-from gammaslim.recording.recorder import Recorder
-from gammaslim.recording.signatures import SIGNATURES
-from gammaslim.recording.sizes import COUNTS, SHAPE_GETTERS, PythonCall, followed
+from gammaslim.network import FakeMemo, ModeFlag
+from gammaslim.recording import (
+    COUNTS,
+    SHAPE_GETTERS,
+    SIGNATURES,
+    Dispatcher,
+    Op,
+    OperatorCall,
+    PythonCall,
+    Recorder,
+    Rule,
+    followed,
+)
 
 LEAVES_SIGHT = frozenset([
     "__array__", "__dlpack__", "__reduce_ex__", "apply_", "const_data_ptr", "data_ptr",

@@ -20,35 +20,33 @@ from torch.nn.modules.module import (
 )
 
 from gammaslim.arrays import Site
-from gammaslim.channels.couplings import Reason
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph, Reason
 from gammaslim.errors import GammaslimWarning, NothingToPruneError, TraceError
-from gammaslim.network.calling import (
+from gammaslim.network import (
+    NORM_BASE,
+    PROCESS,
+    FakeMemo,
+    ModeFlag,
     call_arguments,
     copied,
     describe,
     doubled,
-    map_tensors,
-    output_tensors,
-)
-from gammaslim.network.fake_tensors import FakeMemo, fake_copy, paused_collector, quiet_fake_tensors
-from gammaslim.network.modules import (
-    NORM_BASE,
-    ModeFlag,
+    fake_copy,
     first_paths,
+    map_tensors,
     named_aliases,
     named_tensors,
     on_meta,
+    output_tensors,
+    packages_of,
+    paused_collector,
     preserved_attributes,
     preserved_random_state,
+    quiet_fake_tensors,
     training_mode,
     unwrap,
 )
-from gammaslim.network.process import PROCESS
-from gammaslim.network.source_lines import packages_of
-from gammaslim.recording.dispatcher import Dispatcher
-from gammaslim.recording.findings import Findings, TensorLabels
-from gammaslim.recording.recorder import Recorder
+from gammaslim.recording import Dispatcher, Findings, Recorder, TensorLabels
 from gammaslim.rules import FUNCTION_RULES, rule_for
 from gammaslim.tracing.assembly import Subject, assemble
 from gammaslim.tracing.ignoring import ignored_sites

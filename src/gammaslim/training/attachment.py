@@ -11,13 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.plan import Plan
+from gammaslim.channels import ChannelGraph, Cut, Plan
 from gammaslim.errors import OptimizerError, PenaltyError, StaleGraphError
-from gammaslim.network.process import PROCESS
-from gammaslim.penalties.base import AnyPenalty
-from gammaslim.penalties.scales import Scales
-from gammaslim.penalties.work import Moment
+from gammaslim.network import PROCESS
+from gammaslim.penalties import AnyPenalty, Moment, Scales
 from gammaslim.training.flat_vector import Atlas, Layout, multiply_copies, owning
 from gammaslim.training.forecasting import Forecast, Rates, forecast
 from gammaslim.training.stats import Stats, watch

@@ -9,17 +9,15 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import (
     GammaslimWarning,
     OptimizerError,
     PenaltyError,
     StaleGraphError,
 )
-from gammaslim.network.modules import named_tensors
-from gammaslim.network.process import PROCESS
-from gammaslim.network.sharding import local
-from gammaslim.penalties.base import AnyPenalty
+from gammaslim.network import PROCESS, local, named_tensors
+from gammaslim.penalties import AnyPenalty
 from gammaslim.training.attachment import Attachment
 from gammaslim.training.flat_vector import Atlas, Layout, owning, penalised_tensors
 from gammaslim.training.forecasting import Rates

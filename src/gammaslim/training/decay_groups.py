@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import OptimizerError
-from gammaslim.network.modules import named_tensors, unwrap
+from gammaslim.network import named_tensors, unwrap
 
 Style = Literal["timm", "torch"]
 

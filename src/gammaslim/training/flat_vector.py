@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gammaslim.arrays import BoolArray, IntArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import NothingToPruneError, StaleGraphError
-from gammaslim.network.sharding import Mesh, is_sharded, local, local_indices
-from gammaslim.penalties.scales import Scales
-from gammaslim.selecting.scoring import scale_parameters
+from gammaslim.network import Mesh, is_sharded, local, local_indices
+from gammaslim.penalties import Scales
+from gammaslim.selecting import scale_parameters
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, NAdam, Optimizer, RAdam, RMSprop
 
 from gammaslim.arrays import FloatArray
-from gammaslim.channels.graph import ChannelGraph
+from gammaslim.channels import ChannelGraph
 from gammaslim.errors import PenaltyError
-from gammaslim.network.sharding import local
-from gammaslim.penalties.base import AnyPenalty, ByStrength
-from gammaslim.penalties.l1 import L1
-from gammaslim.penalties.scales import Scales
+from gammaslim.network import local
+from gammaslim.penalties import L1, AnyPenalty, ByStrength, Scales
 from gammaslim.training.flat_vector import Atlas, Layout, penalised_tensors
 
 Rates = float | Sequence[float] | Callable[[int], float]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gammaslim.errors import GammaslimError
-from gammaslim.network.modules import first_paths, unwrap
+from gammaslim.network import first_paths, unwrap
 
 
 def reset_parameters(model: nn.Module) -> nn.Module:

@@ -10,12 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gammaslim.arrays import FloatArray
-from gammaslim.channels.graph import ChannelGraph
-from gammaslim.cutting.pruning import Outcome, prune
+from gammaslim.channels import ChannelGraph
+from gammaslim.cutting import Outcome, prune
 from gammaslim.errors import TargetError
-from gammaslim.network.modules import unwrap
-from gammaslim.selecting.planning import select
-from gammaslim.selecting.scoring import scale_parameters
+from gammaslim.network import unwrap
+from gammaslim.selecting import scale_parameters, select
 from gammaslim.training.attachment import Attachment
 
 

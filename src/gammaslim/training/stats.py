@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gammaslim.channels.graph import ChannelGraph, Cut
+from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.training.flat_vector import Layout
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
