@@ -25,7 +25,7 @@ class Dispatcher:
     def operator(self, func: Any, arguments: Mapping[str, Any], result: Any) -> None:
         """Apply the rule of one operator."""
         recorder = self.recorder
-        op = Op(func, arguments, tuple(tensors_in((result,))), list(tensors_in(arguments.values())))
+        op = Op(func, arguments, tuple(tensors_in((result,))), tensors_in(arguments.values()))
         if func not in self._known:
             self._known[func] = self._rules(func), op.name
         rule, name = self._known[func]

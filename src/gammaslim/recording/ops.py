@@ -1,8 +1,8 @@
-"""One operator call, as the rules see it."""
+"""One operator call, as PyTorch made it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,29 +18,21 @@ class Op:
     outputs: tuple[Tensor, ...]
     inputs: list[Tensor]
 
-    def __getitem__(self, name: str) -> Any:
-        """The argument ``name``."""
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The argument ``name``, or ``default`` where this overload has none."""
-        return self.arguments.get(name, default)
-
     @property
     def name(self) -> str:
         """The operator's name, such as ``aten.convolution``."""
         return ".".join(self.func.name().split(".")[0].split("::"))
 
-    @property
-    def out(self) -> Tensor:
-        """The first output."""
-        return self.outputs[0]
 
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """All tensors among ``values``, lists and tuples flattened."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
+            found.append(value)
+        elif isinstance(value, _SEQUENCES):
+            found += tensors_in(value)
+    return found
+
+
+_SEQUENCES = (list, tuple)  # made once: this is asked of every argument of every operator
