@@ -76,6 +76,33 @@ def test_inspect_prints_a_row_per_group(here, spec):
     assert "coverage 100.0%" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [("1", "3.weight:1"), ("1.weight:0", "3.weight:1:0"), ("1:0:0", "3.weight:1")],
+    ids="-".join,
+)
+def test_inspect_says_why_two_slices_are_tied(here, asked):
+    """The BatchNorm meets the rows of the first convolution, which meet the second's columns."""
+    result = run("inspect", "tinynets:tiny", "--input", "1,3,16,16", "--why", *asked)
+    assert result.exit_code == 0, result.output
+    assert [line.partition(" (")[0] for line in result.stdout.splitlines()] == [
+        "1.weight[0]",
+        "  aten.native_batch_norm in 1",
+        "0.weight[0]",
+        "  aten.convolution in 3",
+        "3.weight[:, 0]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [("1:x", "Write NAME, NAME:DIMENSION or"), ("9", "no tensor '9'"), ("1:0:8", "has 8 indices")],
+)
+def test_inspect_asked_why_of_what_is_not_there(here, asked, words):
+    result = run("inspect", "tinynets:tiny", "--input", "1,3,16,16", "--why", asked, "0")
+    assert_one_line_error(result, words)
+
+
 def test_inspect_ignores(here):
     result = run("inspect", "tinynets:tiny", "--input", "2,3,16,16", "--ignore", "1")
     assert result.exit_code == 0, result.output

@@ -1,7 +1,7 @@
 """The records: what a channel is, and what a set of kept ones implies; numpy only."""
 
 from gammaslim.channels.costs import CostKind, channel_costs
-from gammaslim.channels.couplings import Couplings, Link, Reason, through
+from gammaslim.channels.couplings import Couplings, Link, Reason, Slice, Tie, through
 from gammaslim.channels.flow import WORLD, Call, Flow, Layer, Remnant, keeps_sizes
 from gammaslim.channels.graph import ChannelGraph, Cut, cut_by
 from gammaslim.channels.input_selections import InputSelection, InputSelections
@@ -58,7 +58,9 @@ __all__ = [
     "Repeat",
     "Shuffle",
     "SizeAttribute",
+    "Slice",
     "Step",
+    "Tie",
     "Witness",
     "Work",
     "channel_costs",

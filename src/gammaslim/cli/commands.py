@@ -91,11 +91,19 @@ def inspect(
             help="Let every BatchNorm that reads a shared stream drop its own channels of it.",
         ),
     ] = False,
+    why: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Instead show which operators tie two slices: NAME, NAME:DIMENSION or "
+            "NAME:DIMENSION:INDEX of a tensor; a module's name stands for its weight.",
+        ),
+    ] = None,
 ) -> None:
     """Show which channels of a network may go, which may not, and why."""
     with _errors_as_one_line():
         import gammaslim as gs
-        from gammaslim.cli.networks import example_for, load_network, parse_shape
+        from gammaslim.cli.networks import example_for, load_network, parse_shape, parse_site
 
         asked = None if shape is None else parse_shape(shape)
         model = load_network(spec)
@@ -106,7 +114,11 @@ def inspect(
             exact,
             select_inputs=select_inputs,
         )
-        _console().print(graph)
+        if why is None:
+            _console().print(graph)
+        else:
+            first, second = (parse_site(text, graph.shapes) for text in why)
+            _console().print(Text(str(graph.why(first, second))), soft_wrap=True)
 
 
 @app.command()

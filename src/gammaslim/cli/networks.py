@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gammaslim.arrays import Site
+from gammaslim.channels import Slice
 from gammaslim.errors import GammaslimError, MissingExtraError
 
 DEFAULT_SHAPE = (1, 3, 224, 224)
@@ -145,3 +147,23 @@ def _configured_shape(model: nn.Module) -> tuple[int, ...] | None:
 def _said(error: Exception) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def parse_site(text: str, tensors: Collection[str]) -> Site | Slice:
+    """``"conv.weight:1"`` or ``"conv.weight:1:3"``; a name by itself is dimension 0, of its weight.
+
+    ``tensors``: the names of all that the network has.
+
+    Raises:
+        GammaslimError: what follows the name is no dimension, or no index.
+    """
+    name, *numbers = text.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise GammaslimError(
+            f"{text!r} was asked for. Write NAME, NAME:DIMENSION or NAME:DIMENSION:INDEX, such as "
+            "layer1.0.conv1.weight:1:3."
+        )
+    if name not in tensors and f"{name}.weight" in tensors:
+        name = f"{name}.weight"
+    dim = int(numbers[0]) if numbers else 0
+    return (name, dim, int(numbers[1])) if len(numbers) > 1 else (name, dim)

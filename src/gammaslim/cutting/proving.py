@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gammaslim.arrays import owner
 from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.cutting.constants import set_value, uniform_value
 from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, masked_state
@@ -63,13 +64,33 @@ def prove(
         if not verdict.holds:
             raise VerificationError(
                 f"The cut network does not compute what the masked one computes: {verdict.message}."
-                " The network has been restored. Keep that layer with ignore=, and please report "
-                "it."
+                f"{tied_there(cut, verdict.blamed)} The network has been restored. Keep that layer "
+                "with ignore=, and please report it."
             )
         text = f"Cut and verified at {verdict.compared} outputs: drift {verdict.drift:.1e}"
         proof = Proof(verdict.drift, text, undo)
     remember(shapes)
     return proof
+
+
+# Blamed is conv2, of whose weight [16, 8, 3, 3] five columns stay: 0 1 3 5 6.  Its rows are what it
+# makes and its columns what it reads: if what it makes is wrong, the columns are to be doubted
+# first.  Column 2 is the first that has gone, and bn1.weight[2] went with it; so the sentence says
+# which operator has tied these two.
+def tied_there(cut: Cut, module: str) -> str:
+    """A sentence on what ties the first slice that a module loses to another module's."""
+    graph = cut.graph
+    known = graph.couplings.spans.keys()
+    sites = [site for site in cut.sites if owner(site[0]) == module and site in known]
+    if not sites:
+        return ""
+    site = max(sites, key=lambda site: site[1])
+    gone = int(np.delete(np.arange(cut.sites[site].size), cut.sites[site].indices)[0])
+    channel = graph.sites[site][gone]
+    for other, ids in graph.sites.items():
+        if owner(other[0]) != module and other in known and channel in ids:
+            return f" There {graph.why((*site, gone), other).line}."
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
