@@ -170,11 +170,12 @@ def test_picture_format_follows_the_suffix(tmp_path):
     assert b"<svg" in (tmp_path / "scales.svg").read_bytes()
 
 
-def test_picture_leaves_pyplot_alone():
+def test_picture_leaves_pyplot_alone(tmp_path):
     """Importing pyplot would pick a backend for the whole process."""
     code = (
-        "import sys, io\nfrom gammaslim.report.plots import _draw\nimport numpy as np\n"
-        "_draw([('bn', np.ones(3), np.ones(2))])\nassert 'matplotlib.pyplot' not in sys.modules"
+        "import sys\nfrom gammaslim.report.plots import scales_picture\n"
+        f"scales_picture({{'bn': [1.0]}}, {{}}, {str(tmp_path / 'scales.png')!r})\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,11 @@ def load_network(spec: str) -> nn.Module:
 
 def example_for(model: nn.Module, shape: tuple[int, ...] | None) -> Tensor:
     """A random example input: of ``shape``, else of the model's own configuration, else 224x224."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape or _configured_shape(model) or DEFAULT_SHAPE, generator=generator)
+    for attribute in ("pretrained_cfg", "default_cfg"):  # timm's
+        configuration = getattr(model, attribute, None)
+        if shape is None and isinstance(configuration, dict) and "input_size" in configuration:
+            shape = (1, *map(int, configuration["input_size"]))
+    return torch.randn(shape or DEFAULT_SHAPE, generator=torch.Generator().manual_seed(0))
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -91,17 +94,6 @@ def _from_torchvision(name: str) -> object:
 
 
 def _from_module(module: str, name: str) -> object:
-    make = _resolve(module, name)
-    try:
-        return make()
-    except Exception as error:
-        raise GammaslimError(
-            f"{module}:{name} was called without arguments and raised {_said(error)}. Name a "
-            "callable that needs none and returns the network."
-        ) from error
-
-
-def _resolve(module: str, name: str) -> Callable[[], object]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -121,7 +113,13 @@ def _resolve(module: str, name: str) -> Callable[[], object]:
             f"{module}:{name} is a {type(found).__name__}, which cannot be called. Name a "
             "callable that returns the network."
         )
-    return found
+    try:
+        return found()
+    except Exception as error:
+        raise GammaslimError(
+            f"{module}:{name} was called without arguments and raised {_said(error)}. Name a "
+            "callable that needs none and returns the network."
+        ) from error
 
 
 def _library(module: str, package: str) -> Any:
@@ -134,14 +132,6 @@ def _library(module: str, package: str) -> Any:
             "it with pip install 'gammaslim[train]', and let torch and torchvision be builds of "
             "one kind (both CPU or both CUDA) and of matching versions."
         ) from error
-
-
-def _configured_shape(model: nn.Module) -> tuple[int, ...] | None:
-    for attribute in ("pretrained_cfg", "default_cfg"):
-        configuration = getattr(model, attribute, None)
-        if isinstance(configuration, dict) and "input_size" in configuration:
-            return (1, *map(int, configuration["input_size"]))
-    return None
 
 
 def _said(error: Exception) -> str:

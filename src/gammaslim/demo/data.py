@@ -47,8 +47,19 @@ def load_digits() -> Digits:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    images, labels, split = _scikit_learn()
-    parts = split(images, labels, test_size=TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED)
+    try:
+        from sklearn.datasets import load_digits as load
+        from sklearn.model_selection import train_test_split as split
+    except ImportError as error:
+        raise MissingExtraError(
+            f"The demo trains on scikit-learn's digits, which cannot be imported ({error}). "
+            "Install them: pip install 'gammaslim[demo]'."
+        ) from error
+    data: Any = load()
+    labels = data.target
+    parts: Any = split(
+        data.images, labels, test_size=TEST_SHARE, stratify=labels, random_state=_SPLIT_SEED
+    )
     train, test, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
     mean, deviation = train.mean(), train.std()
     return Digits(
@@ -65,16 +76,3 @@ def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     height, width = images.shape[-2:]
     padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     return padded[..., down : down + height, right : right + width]
-
-
-def _scikit_learn() -> tuple[Any, Any, Any]:
-    try:
-        from sklearn.datasets import load_digits as load
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise MissingExtraError(
-            f"The demo trains on scikit-learn's digits, which cannot be imported ({error}). "
-            "Install them: pip install 'gammaslim[demo]'."
-        ) from error
-    data: Any = load()
-    return data.images, data.target, train_test_split

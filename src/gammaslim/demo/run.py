@@ -57,6 +57,13 @@ class Recipe:
     keep_macs: float = 0.35
     min_channels: int = 4
 
+    def penalty_on(self, digits: Digits) -> gs.Budget | gs.GroupLasso:
+        """The penalty for a training on these digits."""
+        if self.penalty == "lasso":
+            return gs.GroupLasso(self.strength)
+        steps = self.sparse.epochs * digits.steps(BATCH)
+        return gs.Budget(keep_macs=self.keep_macs, steps=steps, min_channels=self.min_channels)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -127,7 +134,7 @@ def slim_network(name: str, setting: Setting, file: Path) -> Slimmed:
     optimizer = make_optimizer(model)
     graph = gs.trace(model, digits.test_images[:1])
 
-    handle = gs.attach(model, graph, optimizer, _penalty(recipe, digits))
+    handle = gs.attach(model, graph, optimizer, recipe.penalty_on(digits))
     say = f"{name}: training with the penalty"
     train(model, optimizer, digits, recipe.sparse, seed=seed, tick=lambda: setting.tick(say))
     dense, before = copy.deepcopy(model), _scales(model, graph)
@@ -153,16 +160,6 @@ def slim_network(name: str, setting: Setting, file: Path) -> Slimmed:
         latency_ms=Change(slow, fast),
     )
     return Slimmed(measured, before, _scales(model, graph))
-
-
-def _penalty(recipe: Recipe, digits: Digits) -> gs.Budget | gs.GroupLasso:
-    if recipe.penalty == "lasso":
-        return gs.GroupLasso(recipe.strength)
-    return gs.Budget(
-        keep_macs=recipe.keep_macs,
-        steps=recipe.sparse.epochs * digits.steps(BATCH),
-        min_channels=recipe.min_channels,
-    )
 
 
 def _plan(

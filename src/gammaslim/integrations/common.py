@@ -59,7 +59,11 @@ class Session:
         Raises:
             PenaltyError: ``penalty`` is neither a penalty nor a function that makes one.
         """
-        _check_source(penalty)
+        if not isinstance(penalty, AnyPenalty) and not callable(penalty):
+            raise PenaltyError(
+                f"A penalty such as L1(1e-4) is needed, or a function from the number of optimizer "
+                f"steps to one; found {penalty!r}."
+            )
         self._penalty = penalty
         self._ignore = tuple(ignore)
         self._exact = exact
@@ -102,13 +106,28 @@ class Session:
         self.end()
         state, self._held = self._held, None
         total = steps.left if state is None else steps.total
-        penalty = _made(self._penalty, total)
-        graph = trace(network, _beside(network, example_inputs), self._ignore, self._exact)
+        penalty = self._penalty
+        if not isinstance(penalty, AnyPenalty):
+            if total is None:
+                raise PenaltyError(
+                    "The penalty is a function of the number of optimizer steps, which this "
+                    "training does not know in advance. Limit its steps, or pass a penalty instead "
+                    "of a function."
+                )
+            penalty = penalty(total)
+        parameter = next(network.parameters(), None)
+        if parameter is not None:
+            example_inputs = map_tensors(example_inputs, lambda t: t.to(parameter.device))
+        graph = trace(network, example_inputs, self._ignore, self._exact)
         handle = attach(
             network, graph, optimizers, penalty, total_steps=total, lr=_peak(optimizers), ema=ema
         )
         if state is not None:
-            _restore(handle, state)
+            try:
+                handle.load_state_dict(state)
+            except GammaslimError:
+                handle.detach()
+                raise
         self._begun = _Begun(network, graph, handle)
 
     def end(self) -> None:
@@ -158,33 +177,6 @@ def missing(package: str, extra: str, error: ImportError) -> MissingExtraError:
     )
 
 
-def _check_source(penalty: object) -> None:
-    if not isinstance(penalty, AnyPenalty) and not callable(penalty):
-        raise PenaltyError(
-            f"A penalty such as L1(1e-4) is needed, or a function from the number of optimizer "
-            f"steps to one; found {penalty!r}."
-        )
-
-
-def _made(penalty: PenaltySource, total: int | None) -> AnyPenalty:
-    if isinstance(penalty, AnyPenalty):
-        return penalty
-    if total is None:
-        raise PenaltyError(
-            "The penalty is a function of the number of optimizer steps, which this training does "
-            "not know in advance. Limit its steps, or pass a penalty instead of a function."
-        )
-    return penalty(total)
-
-
-def _beside(network: nn.Module, example_inputs: Any) -> Any:
-    """The example inputs on the device of the network's first parameter."""
-    device = next((parameter.device for parameter in network.parameters()), None)
-    if device is None:
-        return example_inputs
-    return map_tensors(example_inputs, lambda tensor: tensor.to(device))
-
-
 def _peak(optimizers: Sequence[Optimizer]) -> float:
     """The highest learning rate that the optimizers' groups speak of.
 
@@ -194,11 +186,3 @@ def _peak(optimizers: Sequence[Optimizer]) -> float:
     names = ("lr", "initial_lr", "max_lr")
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     return max(float(group[name]) for group in groups for name in names if name in group)
-
-
-def _restore(handle: Attachment, state: dict[str, Any]) -> None:
-    try:
-        handle.load_state_dict(state)
-    except GammaslimError:
-        handle.detach()
-        raise

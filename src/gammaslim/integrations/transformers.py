@@ -79,7 +79,8 @@ class SlimmingCallback(Session, TrainerCallback, ExportableState):
     ) -> None:
         """Trace and attach: Accelerate has wrapped the optimizer by now, and both are restored."""
         if state.global_step:
-            self.load_state_dict(_unpacked(_saved(state)))
+            entry = _all(state).get(type(self).__name__, {})
+            self.load_state_dict(_unpacked(entry.get("attributes", {}).get(_STATE, "")))
         # The Trainer saves into this entry without looking whether a checkpoint that was made
         # without this callback has one.
         _all(state)[type(self).__name__] = self.state()
@@ -126,12 +127,6 @@ def _all(state: TrainerState) -> dict[str, Any]:
     """The states of all callbacks; a dict, whatever the Trainer's annotation says."""
     states: Any = state.stateful_callbacks
     return states
-
-
-def _saved(state: TrainerState) -> str:
-    """What :func:`_packed` made, or an empty text."""
-    entry = _all(state).get(SlimmingCallback.__name__, {})
-    return entry.get("attributes", {}).get(_STATE, "")
 
 
 def _packed(state: dict[str, Any]) -> str:

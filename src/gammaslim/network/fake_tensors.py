@@ -99,15 +99,12 @@ class FakeMemo:
         return result
 
     def _made(self, layout: _Layout, base: Any) -> FakeTensor:
+        """``FakeTensor(mode, tensor, device)``; all but a device's first take its attributes."""
         shape, stride, offset, dtype, device = layout
         if base is None:
             made = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
         else:
             made = torch.as_strided(base, shape, stride, base.storage_offset() + offset)
-        return self._wrapped(made, device)
-
-    def _wrapped(self, made: Tensor, device: torch.device) -> FakeTensor:
-        """``FakeTensor(mode, made, device)``; all but the first of a device take its attributes."""
         if device not in self._attributes:
             first = FakeTensor(self._mode, made, device)
             self._attributes[device] = dict(vars(first))
@@ -138,6 +135,7 @@ def _remembered(result: Any, base: Any) -> _Remembered | None:
     """What to remember of a result; ``None`` where shapes and types do not say all of it."""
     kind: type | None = type(result) if isinstance(result, tuple | list) else None
     outputs: Any = (result,) if kind is None else result
+    layouts: list[_Layout] = []
     for out in outputs:
         if type(out) is not FakeTensor or out.constant is not None:
             return None
@@ -145,12 +143,9 @@ def _remembered(result: Any, base: Any) -> _Remembered | None:
             return None
         if base is not None and (type(base) is not FakeTensor or out.dtype != base.dtype):
             return None
-    return _Remembered(kind, tuple(_layout(out, base) for out in outputs))
-
-
-def _layout(out: FakeTensor, base: FakeTensor | None) -> _Layout:
-    offset = 0 if base is None else out.storage_offset() - base.storage_offset()
-    return out.shape, out.stride(), int(offset), out.dtype, out.fake_device
+        offset = 0 if base is None else int(out.storage_offset() - base.storage_offset())
+        layouts.append((out.shape, out.stride(), offset, out.dtype, out.fake_device))
+    return _Remembered(kind, tuple(layouts))
 
 
 class _UnhashableError(Exception):

@@ -47,7 +47,17 @@ def scales_picture(
             "Pass both under the same names."
         )
     layers = [(name, _sorted(before[name]), _sorted(after.get(name, ()))) for name in before]
-    figure = _draw(layers)
+    figure_class, patch, line = _matplotlib()
+    columns = min(_MAX_COLUMNS, max(3, math.ceil(math.sqrt(1.5 * len(layers)))), len(layers))
+    rows = math.ceil(len(layers) / columns)
+    size = max(7.0, columns * _PANEL[0]), rows * _PANEL[1] + 1.15
+    figure = figure_class(figsize=size, facecolor="white")
+    for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if index < len(layers):
+            _panel(axes, *layers[index])
+        else:
+            axes.set_visible(False)
+    _dress(figure, layers, (patch, line), size)
     path = Path(path)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -59,22 +69,6 @@ def scales_picture(
 
 def _sorted(values: ArrayLike) -> NDArray[np.float64]:
     return -np.sort(-np.abs(np.asarray(values, dtype=np.float64)).ravel())
-
-
-def _draw(layers: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64]]]) -> Any:
-    figure_class, patch, line = _matplotlib()
-    columns = min(_MAX_COLUMNS, max(3, math.ceil(math.sqrt(1.5 * len(layers)))), len(layers))
-    rows = math.ceil(len(layers) / columns)
-    width, height = max(7.0, columns * _PANEL[0]), rows * _PANEL[1] + 1.15
-    figure = figure_class(figsize=(width, height), facecolor="white")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for index, axes in enumerate(grid.flat):
-        if index < len(layers):
-            _panel(axes, *layers[index])
-        else:
-            axes.set_visible(False)
-    _dress(figure, layers, (patch, line), (width, height))
-    return figure
 
 
 def _panel(axes: Any, name: str, before: NDArray[np.float64], after: NDArray[np.float64]) -> None:
