@@ -37,7 +37,7 @@ def test_examples_run_in_their_order(one_process, capsys):
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 8
-    names = {"__name__": "docs.penalties"}
+    names = {"__name__": __name__}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for number, block in enumerate(blocks):

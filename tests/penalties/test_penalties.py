@@ -1,6 +1,6 @@
 """Penalties: their terms against a plain loop over channels, and the numbers they refuse."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,10 +10,19 @@ from torch import nn
 import gammaslim as gs
 from gammaslim.arrays import FIXED
 from gammaslim.errors import PenaltyError
-from gammaslim.penalties import L1, GroupLasso, Polarization, Proximal, Scales
+from gammaslim.penalties import (
+    L1,
+    AnyPenalty,
+    GroupLasso,
+    Polarization,
+    Proximal,
+    Scales,
+    Work,
+)
 from tests.handmade import (
     INNER,
     WIDTH,
+    PlainNet,
     expected_terms,
     hand_graph,
     residual_graph,
@@ -241,3 +250,110 @@ def test_proximal_step_leaves_frozen_channels_alone():
         after = dict(model.named_parameters())[name].detach()
         assert torch.equal(after[~free], before[name][~free])
         assert (after[free] == 0).all()
+
+
+# Penalties of one's own
+
+
+@dataclass(frozen=True)
+class L2(gs.Penalty):
+    """Half the sum of squares."""
+
+    strength: float
+
+    def gradient(self, scales):
+        return scales.strengths * scales.values
+
+
+@dataclass(frozen=True)
+class Decay(gs.Shrinkage):
+    """Decoupled decay of scales and shifts."""
+
+    strength: float
+    shifts: bool
+
+    def factors(self, scales):
+        return torch.ones_like(scales.values) - scales.rates * scales.strengths
+
+
+def test_a_gradient_of_one_s_own():
+    """``γ.grad += λ γ``, under a weight of 1.5 and 0.5 as well."""
+    model, graph = net_of_two()
+    model[0].weight.data = torch.tensor([3.0, 0.5])
+    assert step_gradients(model, graph, L2(0.1))["0.weight"].tolist() == pytest.approx([0.3, 0.05])
+    weighted = gs.cost_weighted(L2(0.1), graph, np.array([3.0, 1.0]))
+    found = step_gradients(model, graph, weighted)["0.weight"].tolist()
+    assert found == pytest.approx([0.45, 0.025])
+
+
+@pytest.mark.parametrize(("shifts", "left"), [(True, 2.0), (False, 4.0)])
+def test_a_shrinkage_of_one_s_own(shifts, left):
+    """Times ``1 - η λ``; its forecast is that of what shrinks by λ per unit of learning rate."""
+    assert shrunk(Decay(5.0, shifts))[1] == [left, 0.0]
+    model, graph = net_of_two()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    handle = gs.attach(model, graph, optimizer, Decay(5.0, shifts))
+    assert handle.forecast(3).reach == pytest.approx(1.5)
+
+
+@dataclass(frozen=True)
+class Halving(AnyPenalty):
+    """Halves, after each step, the channels on which gradients have pulled least so far."""
+
+    count: int
+
+    def begin(self, graph, numbers):
+        del graph
+        return Halved(self.count, torch.zeros(len(numbers)))
+
+
+class Halved(Work):
+    """How much has been pulled at each channel."""
+
+    def __init__(self, count, pulls):
+        self.count, self.pulls = count, pulls
+
+    def observe(self, moment, gradients):
+        self.pulls = self.pulls + moment.scales().per_channel(gradients().abs())
+
+    def factors(self, moment):
+        least = torch.ones_like(self.pulls)
+        least[self.pulls.argsort(stable=True)[: self.count]] = 0.5
+        return least[moment.channels()]
+
+    def follow(self, graph, numbers, places):
+        del graph, numbers
+        self.pulls = self.pulls[places]
+
+    def state_dict(self):
+        return {"pulls": self.pulls.clone()}
+
+    def load_state_dict(self, state):
+        self.pulls = state["pulls"].clone()
+
+
+def test_a_penalty_of_one_s_own_that_remembers():
+    """It observes, shrinks, follows a cut, and goes on from its state."""
+    model = PlainNet([3])
+    graph = gs.trace(model, torch.randn(1, 3, 8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    handle = gs.attach(model, graph, optimizer, Halving(1))
+
+    def step(*pulls):
+        model.bn0.weight.grad = torch.tensor(pulls)
+        optimizer.step()
+        return model.bn0.weight.tolist()
+
+    model.bn0.weight.data.fill_(1.0)
+    assert step(3.0, 1.0, 2.0) == [1.0, 0.5, 1.0]
+    state = handle.state_dict()
+    assert step(0.0, 4.0, 0.0) == [1.0, 0.5, 0.5]
+    handle.load_state_dict(state)
+    assert step(0.0, 0.0, 0.0) == [1.0, 0.25, 0.5]
+    plan = gs.select(graph, gs.scores(model, graph), remove_channels=0.3)
+    gs.prune(model, graph, plan, optimizer=optimizer, handle=handle, verify=False, fold=False)
+    assert step(0.0, 0.5) == [1.0, 0.25]
+    assert handle.stats().strength is None
+    assert str(handle.forecast(3)) == "How far Halving(count=1) moves scales is not known."
+    with pytest.raises(PenaltyError, match="only a Budget decides by itself"):
+        handle.plan()

@@ -233,7 +233,7 @@ class Choosing(Work):
         """Begin before the first step; use :meth:`Budget.begin`."""
         self._budget = budget
         self._graph, self._numbers, self._real = graph, numbers, numbers >= 0
-        self._weights = budget.weights(graph)
+        self._weights = budget.weights(graph)[numbers]
         self._every = max(round(EVERY * budget.steps), 1)
         self._fresh = min(1.0, 1 / (LOOKS_BACK * budget.steps))
         self.scores = torch.zeros(len(numbers), dtype=torch.float32)
@@ -261,8 +261,9 @@ class Choosing(Work):
             self._effect = None
         if step == last or (step >= first and step % self._every == 0):
             scores = np.zeros(self._graph.num_channels)
-            scores[self._numbers[self._real]] = self.scores.double().cpu().numpy()[self._real]
-            keep = self._kept(scores / self._weights, self._budget.kept_after(step))
+            weighed = self.scores.double().cpu().numpy() / self._weights
+            scores[self._numbers[self._real]] = weighed[self._real]
+            keep = self._kept(scores, self._budget.kept_after(step))
             chosen = torch.from_numpy(self._real & ~keep[self._numbers])
             self.chosen = chosen.float().to(self.scores.device)
 
@@ -290,14 +291,13 @@ class Choosing(Work):
         cut.check()
         return cut.plan
 
-    def follow(self, cut: Cut, graph: ChannelGraph, numbers: IntArray) -> None:
+    def follow(self, graph: ChannelGraph, numbers: IntArray, places: IntArray) -> None:
         """Keep the scores and the choice of what is left."""
-        old = np.where(numbers < 0, numbers, np.flatnonzero(cut.keep)[np.maximum(numbers, 0)])
-        places = torch.from_numpy(np.searchsorted(self._numbers, old)).to(self.scores.device)
-        self.scores = self.scores[places]
-        self.chosen = self.chosen.to(places.device)[places]
+        left = torch.from_numpy(places).to(self.scores.device)
+        self.scores = self.scores[left]
+        self.chosen = self.chosen.to(left.device)[left]
         self._graph, self._numbers, self._real = graph, numbers, numbers >= 0
-        self._weights, self._effect = self._weights[cut.keep], None
+        self._weights, self._effect = self._weights[places], None
 
     def state_dict(self) -> dict[str, Any]:
         """Scores and choice."""

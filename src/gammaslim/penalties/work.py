@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gammaslim.arrays import IntArray
-from gammaslim.channels import ChannelGraph, Cut, Plan
+from gammaslim.channels import ChannelGraph, Plan
 from gammaslim.penalties.scales import Scales
 
 
@@ -49,8 +49,12 @@ class Work:
     def plan(self) -> Plan | None:
         """What removes all that it has chosen; ``None`` unless it chooses."""
 
-    def follow(self, cut: Cut, graph: ChannelGraph, numbers: IntArray) -> None:
-        """Go on with what a cut has left: its graph, and the flat vector's channels in that."""
+    def follow(self, graph: ChannelGraph, numbers: IntArray, places: IntArray) -> None:
+        """Go on with what a cut has left.
+
+        ``graph`` and ``numbers`` are of the cut network, as for :meth:`AnyPenalty.begin`;
+        ``places`` are those that the channels left had among the ``numbers`` of before.
+        """
 
     def state_dict(self) -> dict[str, Any] | None:
         """Copies of what it remembers: tensors and plain values."""

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -184,7 +185,10 @@ class Attachment:
         if self._copies is not None:
             self._copies = [self._copies[index] for index in stays]
         self._penalty = self._penalty.after(cut)
-        self._work.follow(cut, graph, atlas.numbers)
+        numbers = atlas.numbers
+        before = np.where(numbers < 0, numbers, np.flatnonzero(cut.keep)[np.maximum(numbers, 0)])
+        places = np.searchsorted(self._layout.atlas.numbers, before)
+        self._work.follow(graph, numbers, places)
         optimizers = [o for each in self._optimizers if (o := each()) is not None]
         left = [parameters[index] for index in stays]
         self._layout = Layout.of(atlas, left, optimizers, self._penalty.channel_weights)

@@ -26,10 +26,11 @@ Rates = float | Sequence[float] | Callable[[int], float]
 class Forecast:
     """What a penalty can reach if the loss does not resist; an upper bound.
 
-    ``reach``: how far it can move a scale over the training (the median over channels).
-    ``median``: how far the median channel is from zero now.  ``share``: of the prunable channels,
-    those that can reach zero, 0 to 1.  ``strength``: the λ at which half of them can, ``None``
-    where λ makes no difference.  ``note``: what else there is to know.
+    ``reach``: how far it can move a scale over the training (the median over channels); NaN where
+    that is not known, infinite where zero is reached whatever the distance.  ``median``: how far
+    the median channel is from zero now.  ``share``: of the prunable channels, those that can reach
+    zero, 0 to 1.  ``strength``: the λ at which half of them can, ``None`` where λ makes no
+    difference.  ``note``: what else there is to know.
     """
 
     penalty: str
@@ -49,6 +50,8 @@ class Forecast:
         """What was asked, what it can do, and what to do about it."""
         if np.isinf(self.reach):
             return f"{self.penalty} brings what it chooses to exactly zero, whatever the distance."
+        if np.isnan(self.share):
+            return f"How far {self.penalty} moves scales is not known."
         verdict = f"{self.share:.0%} of the prunable channels can reach zero"
         advice = ""
         if self.falls_short:
@@ -89,9 +92,9 @@ def forecast(
     scales = Scales(torch.from_numpy(layout.whole()), channels, len(atlas.numbers), 1.0)
     free = np.bincount(atlas.channels[atlas.free], minlength=len(atlas.numbers)) > 0
     away = penalty.distances(scales).numpy()[free]
-    if penalty.zero_at is not None:
-        median = float(np.median(away))
-        return Forecast(repr(penalty), total_steps, float("inf"), median, 1.0, None)
+    if penalty.strength_at(0) is None:
+        reach, share = (np.nan, np.nan) if penalty.zero_at is None else (np.inf, 1.0)
+        return Forecast(repr(penalty), total_steps, reach, float(np.median(away)), share, None)
     curve = np.array([penalty.strength_at(step) for step in range(total_steps)], dtype=np.float64)
     pace = _paces(penalty, optimizers, layout, _rates(lr, total_steps), curve)
     units = np.array([pace[name].unit if name in pace else 0.0 for name in atlas.names])
