@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from operator import index
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +38,15 @@ class Remnant:
     window: Windows | None = None
     written: bool = False
     void: bool = False
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Remnant:
+        """Read what ``dataclasses.asdict`` made, out of JSON."""
+        window = record["window"]
+        if window is not None:
+            window = tuple((index(e), index(s), index(p)) for e, s, p in window)
+        marks = {name: bool(record[name]) for name in ("told", "written", "void")}
+        return cls(index(record["width"]), dim=index(record["dim"]), window=window, **marks)
 
     @property
     def speaks(self) -> bool:

@@ -282,22 +282,8 @@ def _from_record(record: dict[str, Any]) -> Plan:
         for name, value in record["attributes"].items()
     }
     inputs = {str(m): _integers(own) for m, own in record.get("inputs", {}).items()}
-    remnants = {str(p): _remnant(own) for p, own in record.get("remnants", {}).items()}
+    remnants = {str(p): Remnant.of(own) for p, own in record.get("remnants", {}).items()}
     return Plan(sites, attributes, inputs, remnants)
-
-
-def _remnant(entry: dict[str, Any]) -> Remnant:
-    window = entry["window"]
-    if window is not None:
-        window = tuple((index(e), index(s), index(p)) for e, s, p in window)
-    return Remnant(
-        index(entry["width"]),
-        bool(entry["told"]),
-        index(entry["dim"]),
-        window,
-        bool(entry["written"]),
-        bool(entry["void"]),
-    )
 
 
 def _integers(values: list[Any]) -> IntArray:

@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from gammaslim.arrays import BoolArray, Dims, IntArray, Site, kept_count
+from gammaslim.channels.renumbering import Renumbering
 
 Map = Callable[[IntArray], IntArray]
 """What becomes of an array of labels or channel ids, index by index or with some left out."""
@@ -81,6 +82,11 @@ class SizeAttribute:
     def mapped(self, number: Map) -> SizeAttribute:
         """The same with what it counts passed through ``number``."""
         return replace(self, terms=tuple((number(ids), share) for ids, share in self.terms))
+
+    def after(self, now: Renumbering) -> SizeAttribute:
+        """The number of a cut network, which counts one place where no channel is left."""
+        spare = self.value(now.shape) - self.value(now.keep)
+        return replace(self.mapped(now.some), constant=self.constant + spare)
 
     def value(self, keep: BoolArray) -> int:
         """The number when only the channels in ``keep`` survive."""

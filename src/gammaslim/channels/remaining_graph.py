@@ -10,7 +10,7 @@ import numpy as np
 from gammaslim.arrays import IntArray, Site
 from gammaslim.channels.dead_layers import Departures
 from gammaslim.channels.graph import ChannelGraph, Cut
-from gammaslim.channels.records import Group, Recount, SizeAttribute, Witness, scales_held
+from gammaslim.channels.records import Group, Recount, Witness, scales_held
 from gammaslim.channels.renumbering import Renumbering
 
 
@@ -43,18 +43,12 @@ def narrowed(cut: Cut) -> ChannelGraph:
         groups=tuple(_groups(graph, now, sites)),
         frozen=tuple(one for one in frozen if one.channels),
         work=tuple(each.mapped(now.places) for each in graph.work if each.layer not in gone),
-        attributes=tuple(_counted(each, now) for each in graph.attributes if stays(each.name)),
+        attributes=tuple(each.after(now) for each in graph.attributes if stays(each.name)),
         witnesses=tuple(each.mapped(now.any_left) for each in _witnesses(graph, leaving)),
         recounts=tuple(each.mapped(now.any_left) for each in _recounts(graph, leaving)),
         **{name: record.after(now) for name, record in graph.constraining.items()},
         couplings=graph.couplings.left({site: kept.indices for site, kept in cut.sites.items()}),
     )
-
-
-def _counted(attribute: SizeAttribute, now: Renumbering) -> SizeAttribute:
-    """The number of the cut network, which counts one place where no channel is left."""
-    spare = attribute.value(now.shape) - attribute.value(now.keep)
-    return replace(attribute.mapped(now.some), constant=attribute.constant + spare)
 
 
 def _witnesses(graph: ChannelGraph, leaving: Departures) -> Iterator[Witness]:

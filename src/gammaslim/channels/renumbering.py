@@ -30,12 +30,13 @@ class Renumbering:
     gone: Collection[str]
 
     @cached_property
-    def _numbers(self) -> IntArray:
+    def numbers(self) -> IntArray:
+        """Per channel that stays its new id."""
         return np.cumsum(self.keep, dtype=np.int64) - 1
 
     def renumbered(self, ids: IntArray) -> IntArray:
         """The new ids of channels that are all left."""
-        return np.where(ids < 0, ids, self._numbers[ids])
+        return np.where(ids < 0, ids, self.numbers[ids])
 
     def left(self, ids: IntArray) -> IntArray:
         """What is left of a dimension, in the order of the cut network."""
