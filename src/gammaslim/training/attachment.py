@@ -32,6 +32,12 @@ class Part:
         self.hooks: list[Any] = []
         self.skipped: Tensor | None = None
 
+    def moved(self, factors: Tensor) -> Tensor:
+        """These factors, or 1 where the optimizer has skipped its step."""
+        if self.skipped is None:
+            return factors
+        return factors.masked_fill(self.skipped.to(factors.device) != 0, 1.0)
+
 
 class Attachment:
     """A penalty at work; made by :func:`gammaslim.attach`, ended by :meth:`detach`.
@@ -278,22 +284,17 @@ class Attachment:
         if closure is None:
             self._with_gradients(part, optimizer)
             return None
-        # The closure zeroes and refills the gradients inside step (Lightning, LBFGS), so a term
-        # added now would be lost.
-        wrapped = self._after(part, optimizer, closure)
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": wrapped}
-        return (*args[:1], wrapped, *args[2:]), kwargs
 
-    def _after(
-        self, part: Part, optimizer: Optimizer, closure: Callable[[], Any]
-    ) -> Callable[[], Any]:
         def penalised() -> Any:
+            # The closure zeroes and refills the gradients inside step (Lightning, LBFGS), so a term
+            # added before would be lost.
             loss = closure()
             self._with_gradients(part, optimizer)
             return loss
 
-        return penalised
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": penalised}
+        return (*args[:1], penalised, *args[2:]), kwargs
 
     @torch.no_grad()  # pyright: ignore[reportUntypedFunctionDecorator]
     def _with_gradients(self, part: Part, optimizer: Optimizer) -> None:
@@ -337,8 +338,12 @@ class Attachment:
 
         factors = self._work.factors(self._moment(scales))
         if factors is not None:
+            zero_at = self._penalty.zero_at
+            # A budget's last factor, 0, holds whether an optimizer has stepped or not.
+            last = zero_at is not None and self._steps >= zero_at - 1
             for part in self._parts:
-                self._multiply(part, factors)
+                if last or part not in self._waiting:
+                    layout.multiply(factors if last else part.moved(factors), part.mine)
             if self._copies is not None:
                 multiply_copies(self._copies, layout.alive(), layout.widths)
         self._steps += 1
@@ -359,13 +364,3 @@ class Attachment:
             return layout.channels
 
         return Moment(self._steps, channels, scales)
-
-    def _multiply(self, part: Part, factors: Tensor) -> None:
-        """Shrink what one optimizer has moved; a budget's last factor, 0, holds in any case."""
-        zero_at = self._penalty.zero_at
-        if zero_at is None or self._steps < zero_at - 1:
-            if part in self._waiting:
-                return
-            if part.skipped is not None:
-                factors = factors.masked_fill(part.skipped.to(factors.device) != 0, 1.0)
-        self._layout.multiply(factors, part.mine)
