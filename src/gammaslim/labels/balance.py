@@ -20,7 +20,6 @@ from gammaslim.arrays import IntArray
 from gammaslim.channels import Part, Step, run
 from gammaslim.labels.equations import Demand, by_class
 from gammaslim.labels.shuffles import Family, Nodes
-from gammaslim.labels.store import Partition
 from gammaslim.labels.union import Classes
 
 
@@ -32,6 +31,11 @@ class Shape:
     steps: tuple[Step, ...]
     cuts: tuple[tuple[int, int], ...] = ()
 
+    # Leaves a and b of 4 are joined, shuffled and cut in half: a0 b0 a1 b1 | a2 b2 a3 b3.  With the
+    # marks 5 and 7 for the halves, a's ranks have the fates 5 5 7 7, and so have b's.  At width 3
+    # it is a0 b0 a1 | b1 a2 b2: 5 5 7 for a and 5 7 7 for b.  What a second unit cuts once more has
+    # the sum of the marks of all parts that it was in; with random marks of 62 bits it is all but
+    # impossible that two different sets of parts have one sum.
     def fates(self, widths: Sequence[int]) -> list[IntArray] | None:
         """Per leaf the fate of each rank at other widths; ``None`` where parts are not equal."""
         ends = np.cumsum(self.widths)
@@ -41,12 +45,12 @@ class Shape:
         if known is None or any(len(known[node]) % parts for node, parts in self.cuts):
             return None
         fates = np.zeros(int(ends[-1]), dtype=np.int64)
-        for mark, place in self._marks:
+        for mark, place in self.marks:
             fates[known[place]] += mark  # a set of parts is known by the sum of their marks
         return [fates[own] for own in ranks]
 
     @cached_property
-    def _marks(self) -> list[tuple[int, int]]:
+    def marks(self) -> list[tuple[int, int]]:
         """A random number for each part, always the same, and the place of that part."""
         places = [i for i, step in enumerate(self.steps) if isinstance(step.operation, Part)]
         marks = np.random.default_rng(0).integers(-(2**62), 2**62, size=len(places)).tolist()
@@ -65,7 +69,21 @@ class Levels:
     widths: IntArray
     quotas: IntArray
 
+    @property
+    def offered(self) -> tuple[int, int]:
+        """How many slices may go, and to how many widths the family can be cut."""
+        lengths = np.array([stop - start for _, start, stop in self.runs])
+        shrinks = self.quotas.min(axis=0) < self.quotas[0]
+        return int(lengths[shrinks].sum()), len(self.widths)
 
+
+# The same two leaves.  Uncut, 5 5 7 7 is two runs of two ranks, for a and for b.  At width 3, where
+# it is 5 5 7 and 5 7 7, two of a's first run stay and one of its second, and one and two of b's.
+# Which ones is free: any two of a0 a1 would go left.  At width 2 it is one of each, and at width 1,
+# a0 | b0, one of a's first and one of b's second.  So the levels are
+#     widths   4 4      3 3      2 2      1 1
+#     quotas   2 2 2 2  2 1 1 2  1 1 1 1  1 0 0 1
+# A width at which runs come in another order, or one would be longer than it was, is no level.
 def levels_of(shape: Shape) -> Levels | None:
     """Try every width; ``None`` where the family is not clear even as it is."""
     unit = math.gcd(*shape.widths)
@@ -136,7 +154,13 @@ def met(
     weights = np.zeros(classes.count, dtype=np.int64)
     weights[roots] = excess * math.lcm(*(parts for _, parts in family.cuts))
     for partition in family.partitions:
-        _spread_columns(weights, partition, classes)
+        column, rows = partition.columns[0], partition.rows[0]
+        if column is not None:  # the label of a column counts the column: a share of each row's
+            roots = classes.find(column)
+            share = weights[roots] // len(rows)
+            weights[roots] = 0
+            for row in rows:
+                weights[classes.find(row)] += share
     by_leaf = [weights[nodes.classes[leaf]] for leaf in family.leaves]
     by_run = [by_leaf[leaf][start:stop] for leaf, start, stop in levels.runs]
     if any((own != own[0]).any() for own in by_run):
@@ -145,14 +169,3 @@ def met(
     if demand.size.variables:  # the number of a module would have to follow: not in a balance
         return levels if not any(own.any() for own in by_run) else None
     return Levels(levels.runs, levels.widths[lost == 0], levels.quotas[lost == 0])
-
-
-def _spread_columns(weights: IntArray, partition: Partition, classes: Classes) -> None:
-    """The label of a column counts the column: a share of each row's."""
-    column, rows = partition.columns[0], partition.rows[0]
-    if column is not None:
-        roots = classes.find(column)
-        share = weights[roots] // len(rows)
-        weights[roots] = 0
-        for row in rows:
-            weights[classes.find(row)] += share

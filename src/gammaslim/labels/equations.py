@@ -116,6 +116,20 @@ class Settling(Protocol):
         ...
 
 
+# Eight channels c0 .. c7 that a module splits, `split(x, [self.width, self.rest])`, in four and
+# four: the targets and sizes of two demands are  |c0..c3| = width  and  |c4..c7| = rest.  Neither
+# variable is known, so each demand defines one: width := |c0..c3| and rest := |c4..c7|, for every
+# cut.
+#
+# Then the code takes `z[:, :self.width]` of d0 .. d7:  |d0..d3| = width.  That one is known by
+# now, so what is left says  |c0..c3| - |d0..d3| = 0.  By class, c0 counts +1 and d0 -1: neither may
+# go by itself.  The two sides are coupled one to one, and every class counts 0.  Had z only d0 ..
+# d2 and a constant in this place, c3 would meet a fixed index, and freeze.
+#
+# A number that is pinned is known from the start: width = 4 gives  4 - |c0..c3| = 0, four fixed
+# indices against four labels, which freeze.  Where the code takes `2 * self.half` of c0 .. c3,
+# half is |c0..c3| / 2, and a class by itself moves it by a half.  So the first half is coupled with
+# the second, {c0 c2} and {c1 c3}, and each class moves it by one.
 def solve(
     demands: Iterable[Demand],
     pinned: Mapping[Variable, int],
@@ -143,9 +157,18 @@ def solve(
             rest = balance.minus(Terms(variables=((variable, share),)))
             known[variable] = rest.scaled(-1 / share)
             defined[variable] = reason
-        else:
-            _hold(balance, reason, classes, balanced)
-    values = {variable: _in_labels(variable, known) for variable in defined}
+            continue
+        wrong = _unbalanced(balance, classes, balanced)
+        if len(wrong) and not balanced[classes.find(balance.labels)].any():
+            if (sides := two_sides(balance)) is not None:
+                classes.couple(*sides, reason)
+            wrong = _unbalanced(balance, classes, balanced)
+        classes.freeze(wrong, reason)
+    values: dict[Variable, Terms] = {}
+    for variable in defined:
+        terms = known[variable].with_known(known)
+        free = sum((Fraction(v.value) * share for v, share in terms.variables), Fraction(0))
+        values[variable] = Terms(terms.parts, terms.constant + free)  # undefined: as it is
     for variable, reason in defined.items():
         _make_whole(values[variable], reason, classes)
     return values
@@ -187,23 +210,6 @@ def equal_counts(demands: Iterable[Demand]) -> Iterator[tuple[IntArray, IntArray
             yield np.tile(first.target, len(others)), np.concatenate(rights), first.reason
 
 
-def _in_labels(variable: Variable, known: Mapping[Variable, Terms]) -> Terms:
-    """The variable's value; what nothing defines keeps its value."""
-    terms = known[variable].with_known(known)
-    free = sum((Fraction(v.value) * share for v, share in terms.variables), Fraction(0))
-    return Terms(terms.parts, terms.constant + free)
-
-
-def _hold(balance: Terms, reason: int, classes: Settling, balanced: BoolArray) -> None:
-    """Make a size that must be zero so: couple the two sides, or freeze what is left over."""
-    wrong = _unbalanced(balance, classes, balanced)
-    if len(wrong) and not balanced[classes.find(balance.labels)].any():
-        if (sides := _sides(balance)) is not None:
-            classes.couple(*sides, reason)
-        wrong = _unbalanced(balance, classes, balanced)
-    classes.freeze(wrong, reason)
-
-
 def _unbalanced(balance: Terms, classes: Settling, balanced: BoolArray) -> IntArray:
     """The classes whose removal would change the size."""
     roots, amounts, _ = by_class(balance, classes)
@@ -211,6 +217,11 @@ def _unbalanced(balance: Terms, classes: Settling, balanced: BoolArray) -> IntAr
     return wrong[~balanced[wrong]]
 
 
+# |c0 c1 c2 c2| / 2 - |c0|, where c1 and c2 have become one class, 1.  In halves class 0 counts
+# 1 - 2 = -1 and class 1 counts 3, for it is there three times: roots [0, 1], amounts [-1, 3],
+# unit 2.  A cut that takes class 1 makes the size smaller by 3 / 2.  A size must be whole, so
+# amounts that 2 does not divide are those by which it would not be; and a size that must be zero
+# stays so only if every amount is zero.
 def by_class(terms: Terms, classes: Settling) -> tuple[IntArray, IntArray, int]:
     """Class roots, by how much the size shrinks when each one goes, and in which unit, 1 / n."""
     arrays = [classes.find(labels[labels >= 0]) for labels, _ in terms.parts]
@@ -228,7 +239,11 @@ def by_class(terms: Terms, classes: Settling) -> tuple[IntArray, IntArray, int]:
     return roots, amounts, unit
 
 
-def _sides(balance: Terms) -> tuple[IntArray, IntArray] | None:
+# |a0 a1 a2 a3| - 2 |b0 b1| = 0 says that a has twice as many left as b.  Four labels stand on the
+# one side, and b's two twice over on the other: a0-b0, a1-b1, a2-b0, a3-b1 can be coupled, and then
+# it holds for every cut.  |a0 a1 a2 a3| - |b0 b1| - 2 = 0 has two fixed indices on b's side: a2 and
+# a3 meet them, and freeze.  |a0 a1 a2 a3| - 2 |b0| = 0 is not even true now: there are no sides.
+def two_sides(balance: Terms) -> tuple[IntArray, IntArray] | None:
     """Two label arrays that must keep equal lengths, if the equation says nothing else."""
     scale = math.lcm(balance.constant.denominator, *(s.denominator for _, s in balance.parts))
     sides: tuple[list[IntArray], list[IntArray]] = ([], [])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
@@ -17,6 +16,20 @@ from gammaslim.labels.store import LabelStore
 from gammaslim.labels.union import Classes, Resolved
 
 
+# A unit of ShuffleNet, eight channels: layers a = [a0 a1 a2 a3] and b are joined, shuffled to a0 b0
+# a1 b1 a2 b2 a3 b3 and cut in half, and o = [o0 o1 o2 o3] are the outputs of a convolution of two
+# groups that reads the right half, a2 b2 | a3 b3.
+# - What met is one class already, and what is frozen is known: `Classes`.
+# - a and b are a family.  Without o they would be balanced, and each of the eight go by itself, in
+#   equal shares: that is decided first, for nothing else may couple them then.  But no step tells
+#   what the groups of o make of the right half, so here they are no such family.
+# - What one number of a module counts in two places is coupled, one to one.
+# - Equal parts are settled.  The halves have no choice: {a0 b0 a2 b2} {a1 b1 a3 b3}, the i-th of
+#   what is shuffled and the i-th of both halves.  The groups have one, so they come last.  As
+#   wholes they take o0 o1 into the first class and o2 o3 into the second, which leaves two; by
+#   columns all of a and b are one class, but {o0 o2} {o1 o3} are two more: columns it is.
+# - Now it is known how many of what may go together, so the sizes that the code computes are solved
+#   for the numbers of modules, and classes are numbered in the order of their labels.
 def resolve(
     store: LabelStore, named: Sequence[IntArray] = (), seen: Sequence[IntArray] = ()
 ) -> Resolved:
@@ -47,19 +60,13 @@ def resolve(
         for partition in store.partitions
         if id(partition) in done and partition.columns[0] is not None
     }
-    variables = {v: _counted_in_rows(terms, rows) for v, terms in variables.items()}
+    for variable, terms in variables.items():  # those columns are a share of all their rows
+        parts = [(rows.get(labels.tobytes(), labels[None]), share) for labels, share in terms.parts]
+        counted = tuple((all_rows.ravel(), share / len(all_rows)) for all_rows, share in parts)
+        variables[variable] = Terms(counted, terms.constant)
     if store.inexact:
         classes.inexact[classes.find(np.concatenate(store.inexact))] = True
     return classes.resolved(arrangement, variables)
-
-
-def _counted_in_rows(terms: Terms, rows_of: Mapping[bytes, IntArray]) -> Terms:
-    """The same size, where it counts the columns of balanced parts: a share of all their rows."""
-    parts: list[tuple[IntArray, Fraction]] = []
-    for labels, share in terms.parts:
-        rows = rows_of.get(labels.tobytes())
-        parts.append((labels, share) if rows is None else (rows.ravel(), share / len(rows)))
-    return Terms(tuple(parts), terms.constant)
 
 
 @dataclass(frozen=True)
@@ -109,18 +116,16 @@ def _chosen(
         levels = levels_of(shape_of(family, nodes))
         for demand in compared(store.demands, store.pinned):
             levels = levels and met(levels, demand, family, nodes, classes)
-        if levels is not None and _offered(levels) >= max((1, 2), _coupled(family, nodes, classes)):
+        if levels is not None and levels.offered >= max((1, 2), coupled(family, nodes, classes)):
             yield _Balanced(family, levels)
 
 
-def _offered(levels: Levels) -> tuple[int, int]:
-    """How many slices may go if a family is balanced, and to how many widths it can be cut."""
-    lengths = np.array([stop - start for _, start, stop in levels.runs])
-    shrinks = levels.quotas.min(axis=0) < levels.quotas[0]
-    return int(lengths[shrinks].sum()), len(levels.widths)
-
-
-def _coupled(family: Family, nodes: Nodes, classes: Classes) -> tuple[int, int]:
+# The leaves a and b are shuffled and cut into halves, a0 b0 a1 b1 | a2 b2 a3 b3.  If the i-th of
+# all equal parts were coupled, of a | b and of both halves, {a0 b0 a2 b2} and {a1 b1 a3 b3} would
+# be left: 8 slices could go, as 2 channels.  Balanced, 8 may go to 4 widths (`Levels.offered`),
+# which is more.  With every further unit the coupled classes become fewer; a node that is one class
+# from end to end cannot lose it, so then nothing could go.
+def coupled(family: Family, nodes: Nodes, classes: Classes) -> tuple[int, int]:
     """How many slices could go if equal parts were coupled, and how many channels they would be."""
     edges = [partition.edges(whole=False) for partition in family.partitions]
     edges += [(nodes.labels[leaf], nodes.labels[leaf]) for leaf in family.leaves]

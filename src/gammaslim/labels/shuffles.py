@@ -17,7 +17,7 @@ from gammaslim.labels.store import LabelStore, Partition
 from gammaslim.labels.union import Classes
 
 NOBODY = -1
-"""In place of the number of a family: none."""
+"""In place of the number of a family or a node: none."""
 
 
 class Nodes:
@@ -28,42 +28,37 @@ class Nodes:
     holds the leaves that a node is made of.
     """
 
+    # Leaves a and b are joined to n2, and that is shuffled to n3.  Training mode says so once more
+    # of arrays of its own: eight sequences of four contents, so four nodes, and the leaves a and b
+    # are beneath n2 and n3.  Steps are taken when their operands are known, n2 before n3, in
+    # whichever order they were said.  A node that is made in two ways, by a shuffle and by a part
+    # as well, is unclear, and so is all that is made of it: its turn never comes.
     def __init__(self, store: LabelStore, classes: Classes) -> None:
         """Merge the sequences that are equal, and sort the steps."""
         self.labels: list[IntArray] = []
         self.classes: list[IntArray] = []
-        self.unclear: set[int] = set()
         self.steps: dict[int, Step] = {}
         self._numbers: dict[bytes, int] = {}
-        nodes = [self._add(labels, classes) for labels in store.sequences]
+        nodes: list[int] = []
+        for labels in store.sequences:
+            if (labels < 0).any():
+                nodes.append(NOBODY)
+                continue
+            content = classes.find(labels)
+            nodes.append(self._numbers.setdefault(content.tobytes(), len(self.labels)))
+            if nodes[-1] == len(self.labels):
+                self.labels.append(labels)
+                self.classes.append(content)
         made: dict[int, Step] = {}
+        unclear: set[int] = set()
         for result, step in store.steps:
             node = nodes[result]
             moved = Step(step.operation, tuple(nodes[operand] for operand in step.operands))
-            if made.setdefault(node, moved) != moved or -1 in (node, *moved.operands):
-                self.unclear.add(node)
+            if made.setdefault(node, moved) != moved or NOBODY in (node, *moved.operands):
+                unclear.add(node)
         self.beneath = {node: {node} for node in range(len(self.labels)) if node not in made}
-        self._sort(made)
-
-    def number(self, classes: IntArray) -> int | None:
-        """The node with this content, if there is one."""
-        return self._numbers.get(classes.tobytes())
-
-    def _add(self, labels: IntArray, classes: Classes) -> int:
-        """The number of the node, which is new or known; -1 where an index is fixed."""
-        if (labels < 0).any():
-            return -1
-        content = classes.find(labels)
-        number = self._numbers.setdefault(content.tobytes(), len(self.labels))
-        if number == len(self.labels):
-            self.labels.append(labels)
-            self.classes.append(content)
-        return number
-
-    def _sort(self, made: dict[int, Step]) -> None:
-        """Steps whose operands are known, again and again; what is left over is unclear."""
-        waiting = {node: step for node, step in made.items() if node not in self.unclear}
-        while waiting:
+        waiting = {node: step for node, step in made.items() if node not in unclear}
+        while True:
             ready = [n for n, s in waiting.items() if all(o in self.beneath for o in s.operands)]
             if not ready:
                 break
@@ -71,7 +66,11 @@ class Nodes:
                 self.steps[node] = waiting.pop(node)
                 below = (self.beneath[operand] for operand in self.steps[node].operands)
                 self.beneath[node] = set[int]().union(*below)
-        self.unclear |= set(waiting)
+        self.unclear = unclear | set(waiting)
+
+    def number(self, classes: IntArray) -> int | None:
+        """The node with this content, if there is one."""
+        return self._numbers.get(classes.tobytes())
 
 
 @dataclass
@@ -88,6 +87,10 @@ class Family:
     cuts: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
 
+# A stage of ShuffleNet: a unit joins its branches a and b, shuffles, and cuts into halves l and r.
+# The next makes c of r, and joins, shuffles and cuts l and c.  Beneath the first shuffle are the
+# leaves a and b, beneath the second a, b and c.  They share leaves, so all three are one family.
+# Layers that are only joined share no step that cuts or shuffles: nothing binds them.
 def shuffled_families(nodes: Nodes) -> list[Family]:
     """The families in which anything is shuffled; without that, coupling parts costs nothing."""
     member: dict[int, set[int]] = {}
@@ -106,6 +109,14 @@ def shuffled_families(nodes: Nodes) -> list[Family]:
     ]
 
 
+# The family a, b, c above may be balanced only if whatever depends on the order of its channels is
+# known.  What spoils it:
+# - a class that is in two leaves, or in one twice: a sum of a and b;
+# - a class in which no named tensor has a slice, so that there is nothing to cut;
+# - equal parts that are none of this family's nodes, such as a convolution's groups (`_claim`);
+# - an array that meets its classes in an order which is no node's: what reads r reads a node, what
+#   reads a flip of r does not;
+# - a class that is frozen.
 def closed(
     families: Sequence[Family],
     nodes: Nodes,
@@ -123,19 +134,20 @@ def closed(
     for number, family in enumerate(families):
         for leaf in family.leaves:
             owner[nodes.classes[leaf]] = number
-    bad = _shared(nodes, named, owner)
+    bad = set(owner[(_occurrences(nodes, classes.count) > 1) | ~named].tolist())
     for partition in store.partitions:
         bad |= _claim(partition, families, nodes, classes, owner)
-    bad |= _strangers(
-        (*store.lefts, *store.rights, *store.inexact, *store.mixed, *seen), nodes, classes, owner
-    )
+    for labels in (*store.lefts, *store.rights, *store.inexact, *store.mixed, *seen):
+        found = set(_families_of(labels, classes, owner))
+        if found and ((labels < 0).any() or nodes.number(classes.find(labels)) is None):
+            bad |= found
     bad |= set(owner[classes.reasons >= 0].tolist())
     yield from (family for number, family in enumerate(families) if number not in bad)
 
 
-def _shared(nodes: Nodes, named: BoolArray, owner: IntArray) -> set[int]:
-    """Families with a class that is unclear, that nothing named holds, or that is there twice."""
-    count = np.zeros(len(owner), dtype=np.int64)
+def _occurrences(nodes: Nodes, number: int) -> IntArray:
+    """Per class in how many leaves it is, and how often; what is unclear counts as twice."""
+    count = np.zeros(number, dtype=np.int64)
     for node, classes in enumerate(nodes.classes):
         if node in nodes.unclear:
             count[classes] += 2
@@ -145,7 +157,7 @@ def _shared(nodes: Nodes, named: BoolArray, owner: IntArray) -> set[int]:
         if isinstance(step.operation, Part | Shuffle):
             classes, times = np.unique(nodes.classes[step.operands[0]], return_counts=True)
             count[classes[times > 1]] += 2
-    return set(owner[(count > 1) | ~named].tolist())
+    return count
 
 
 def _claim(
@@ -172,18 +184,6 @@ def _claim(
     if column is not None:
         owner[classes.find(column)] = number
     return set()
-
-
-def _strangers(
-    arrays: Iterable[IntArray], nodes: Nodes, classes: Classes, owner: IntArray
-) -> set[int]:
-    """Families whose classes occur in an array that is no node."""
-    spoilt = set[int]()
-    for labels in arrays:
-        found = set(_families_of(labels, classes, owner))
-        if found and ((labels < 0).any() or nodes.number(classes.find(labels)) is None):
-            spoilt |= found
-    return spoilt
 
 
 def _families_of(labels: IntArray, classes: Classes, owner: IntArray) -> list[int]:

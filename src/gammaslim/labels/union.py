@@ -58,6 +58,11 @@ class Classes:
             roots = above
         return roots
 
+    # A convolution of two groups: inputs a0 a1 | a2 a3, outputs b0 b1 | b2 b3, and a1 is frozen.
+    # Whole groups are the classes {a0 a1 b0 b1} and {a2 a3 b2 b3}, of which one may go.  Equal
+    # columns are {a0 a2} {a1 a3} {b0 b2} {b1 b3}, of which three may go: columns it is.  But of
+    # three groups, in each of which a is one class already and b another, columns make two classes,
+    # all of a and all of b, and whole groups three.
     def settle(self, partition: Partition) -> None:
         """Choose whole rows or equal columns, whichever leaves more classes prunable."""
         choices = [False, True] if partition.whole else [False]
@@ -92,7 +97,7 @@ class Classes:
         number = np.cumsum(kept) - 1
         return Resolved(
             number[roots], self.reasons[kept], self.inexact[kept], arrangement, variables,
-            _runs(self._links, self._whole),
+            coupled_runs(self._links, self._whole),
         )  # fmt: skip
 
     def joined(self, lefts: IntArray, rights: IntArray) -> tuple[IntArray, IntArray, BoolArray]:
@@ -101,21 +106,19 @@ class Classes:
         lone = np.concatenate([lefts[~both], rights[~both]])
         lone = self.find(lone[lone >= 0])
         left, right = self.find(lefts[both]), self.find(rights[both])
-        roots = self._distinct(np.concatenate([left, right, lone]))
+        roots = np.concatenate([left, right, lone])
+        if len(roots) < self.count // 16:
+            roots = np.unique(roots)
+        else:  # marking beats sorting where there are many
+            present = np.zeros(self.count, dtype=np.bool_)
+            present[roots] = True
+            roots = np.flatnonzero(present)
         edges = [np.searchsorted(roots, left)], [np.searchsorted(roots, right)]
         parts = _components(len(roots), *edges)
         frozen = np.zeros(int(parts.max(initial=-1)) + 1, dtype=np.bool_)
         frozen[parts[self.reasons[roots] >= 0]] = True
         frozen[parts[np.searchsorted(roots, lone)]] = True
         return roots, parts, frozen
-
-    def _distinct(self, roots: IntArray) -> IntArray:
-        """The same, each once and in order; marking beats sorting where there are many."""
-        if len(roots) < self.count // 16:
-            return np.unique(roots)
-        present = np.zeros(self.count, dtype=np.bool_)
-        present[roots] = True
-        return np.flatnonzero(present)
 
     def _apply(self, roots: IntArray, parts: IntArray, frozen: BoolArray, reason: int) -> None:
         if len(roots) == 0:
@@ -144,7 +147,9 @@ def _components(count: int, lefts: list[IntArray], rights: list[IntArray]) -> In
 # first four, so those are one run; at the fifth neither does:
 # [[4, 20, 4, 1], [4, 30, 1, 2]].  Most arrays are those of a tensor's dimension: they count on by
 # one from end to end, and need not be looked at.
-def _runs(links: Sequence[tuple[IntArray, IntArray, int]], whole: Collection[int]) -> IntArray:
+def coupled_runs(
+    links: Sequence[tuple[IntArray, IntArray, int]], whole: Collection[int]
+) -> IntArray:
     """All couplings as rows ``(left, right, length, reason)``; those with a fixed index are none.
 
     In a row left and right labels count on by one: layers are coupled as wholes, so a network has
