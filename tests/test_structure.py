@@ -142,6 +142,13 @@ def test_packages_of_a_level_do_not_know_each_other():
     assert beside <= {("cli", "demo")}
 
 
+def test_architecture_names_every_room():
+    page = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for module in MODULES:
+        if module.path.name != "__init__.py":
+            assert f"`{module.path.name}`" in page, f"ARCHITECTURE.md does not name {module.name}"
+
+
 def test_imports_are_absolute():
     for module in MODULES:
         for node in ast.walk(module.tree):

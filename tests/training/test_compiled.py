@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import gammaslim as gs
-from gammaslim.cutting.untold import remember
+from gammaslim.cutting.stale import remember
 from gammaslim.training.connecting import attach
 from tests.training.common import CLOSE, loss_of, scales_of, small_net, traced
 

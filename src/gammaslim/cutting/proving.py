@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from gammaslim.arrays import owner
 from gammaslim.channels import ChannelGraph, Cut
 from gammaslim.cutting.constants import set_value, uniform_value
+from gammaslim.cutting.stale import remember
 from gammaslim.cutting.surgery import apply_plan, cuts_by_tensor, masked_state
 from gammaslim.cutting.undoing import Undo
-from gammaslim.cutting.untold import remember
 from gammaslim.cutting.verification import (
     Evidence,
     Noise,

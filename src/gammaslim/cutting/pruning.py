@@ -24,10 +24,10 @@ from gammaslim.cutting.contributions import (
 )
 from gammaslim.cutting.folding import Folded, add_bias, fold
 from gammaslim.cutting.proving import Proof, prove
+from gammaslim.cutting.stale import refuse_sharded, retire
 from gammaslim.cutting.surgery import check_optimizer
 from gammaslim.cutting.undoing import Undo
 from gammaslim.cutting.verification import drift_between
-from gammaslim.cutting.wrappers import refuse_sharded, retire
 from gammaslim.network import check_fresh, named_tensors, on_meta, unwrap
 
 

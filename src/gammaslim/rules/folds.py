@@ -1,4 +1,4 @@
-"""Operators that fold channels into one another, or unfold them: pixel shuffle, im2col, ..."""
+"""Operators that fold channels into one another, or unfold them: pixel shuffle, im2col, others."""
 
 from __future__ import annotations
 

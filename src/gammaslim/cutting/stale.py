@@ -1,16 +1,42 @@
-"""Wrappers over several processes: what a cut leaves useless says so."""
+"""What a cut would leave stale is refused, or says so itself: optimizers, wrappers, shards."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Size, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-from gammaslim.errors import PlanError, StaleGraphError
-from gammaslim.network import is_sharded, named_tensors
+from gammaslim.errors import OptimizerError, PlanError, StaleGraphError
+from gammaslim.network import PROCESS, is_sharded, named_tensors
+
+
+def remember(shapes: Mapping[nn.Parameter, Size]) -> None:
+    """After a cut: these parameters had these shapes before it.
+
+    An optimizer whose state still has them raises :class:`OptimizerError` at its next step, where
+    PyTorch would complain of two sizes.  Every optimizer is looked at once after each cut.
+    """
+    PROCESS.cut(shapes, _look)
+
+
+def _look(optimizer: Optimizer) -> None:
+    for parameter, state in optimizer.state.items():
+        known = isinstance(parameter, Tensor)
+        shape = PROCESS.shape_before_cut(parameter) if known else None
+        if shape is None or parameter.shape == shape:
+            continue
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == shape:
+                raise OptimizerError(
+                    f"This {type(optimizer).__name__} has a state {name!r} of shape {tuple(shape)} "
+                    f"for a parameter that was cut to {tuple(parameter.shape)}: it was never told "
+                    "of the cut. Use gs.prune(..., optimizer=optimizer), or make a new optimizer."
+                )
 
 
 def refuse_sharded(model: nn.Module) -> None:
