@@ -35,7 +35,7 @@ NO_MORE_THAN = {
     "longest_chain": 13,
     "in_cycles": 0,
     "graph_and_keep": 1,
-    "called_once": 0.13,
+    "called_once": 0.12,
 }
 """Figures of the whole, as low as they have come: lower them when they fall, never raise them."""
 
