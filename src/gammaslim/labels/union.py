@@ -156,12 +156,14 @@ def coupled_runs(
     some thousand rows where it has some hundred thousand couplings.  ``whole``: the ids of arrays
     that count on by one.
     """
-    rows, others = [np.empty((0, 4), dtype=np.int64)], []
+    rows: list[tuple[int, int, int, int]] = []
+    others: list[tuple[IntArray, IntArray, IntArray]] = []
     for left, right, reason in links:
         if id(left) in whole and id(right) in whole:
-            rows.append(np.array([[left[0], right[0], len(left), reason]]))
+            rows.append((int(left[0]), int(right[0]), len(left), reason))
         else:
             others.append((left, right, np.full(len(left), reason)))
+    found = np.array(rows, dtype=np.int64).reshape(-1, 4)
     if others:
         left, right, reason = (np.concatenate(side) for side in zip(*others, strict=True))
         valid = (left >= 0) & (right >= 0) & (left != right)
@@ -169,5 +171,6 @@ def coupled_runs(
         goes_on = (np.diff(left) == 1) & (np.diff(right) == 1) & (np.diff(reason) == 0)
         starts = np.concatenate([np.arange(min(1, len(left))), np.flatnonzero(~goes_on) + 1])
         lengths = np.diff(starts, append=len(left))
-        rows.append(np.stack([left[starts], right[starts], lengths, reason[starts]], axis=1))
-    return np.concatenate(rows)
+        broken = np.stack([left[starts], right[starts], lengths, reason[starts]], axis=1)
+        found = np.concatenate([found, broken])
+    return found

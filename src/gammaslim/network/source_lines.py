@@ -44,9 +44,9 @@ def user_line(packages: frozenset[str]) -> str:
     frame, fallback = inspect.currentframe(), ""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module == _TRACER:
-            break
         if not _passed_over(module):
+            if module == _TRACER:
+                break
             name = frame.f_code.co_filename
             if _package(module) in packages or not any(place in name for place in _INSTALLED):
                 return f"{name}:{frame.f_lineno}"
@@ -57,7 +57,7 @@ def user_line(packages: frozenset[str]) -> str:
 
 @cache  # every coupling asks for its line: a dozen frames each, of always the same modules
 def _passed_over(module: str) -> bool:
-    return module == "torch" or module.startswith(_NOT_THE_USER)
+    return module == "torch" or (module.startswith(_NOT_THE_USER) and module != _TRACER)
 
 
 def _package(module: str) -> str:

@@ -63,7 +63,9 @@ class Channels:
     def coupled(self, labels: Mapping[str, TensorLabels], reasons: tuple[Reason, ...]) -> Couplings:
         """What united the labels, and which of them named tensors have."""
         spans = {
-            (name, dim): range(int(label[0]), int(label[-1]) + 1)  # fresh ones count on by one
+            (name, dim): range(
+                start := int(label[0]), start + len(label)
+            )  # fresh: they count on by one
             for name, own in labels.items()
             for dim, label in enumerate(own.dims)
             if label is not None
