@@ -200,6 +200,7 @@ def test_empty_plan_survives_json():
         ('{"gammaslim_plan": 99}', "has version 99; this gammaslim reads versions up to 3"),
         ('{"gammaslim_plan": 1}', "damaged: KeyError"),
         ('{"gammaslim_plan": 1, "sites": 3, "attributes": {}}', "damaged: TypeError"),
+        ('{"gammaslim_plan": 1, "sites": [], "attributes": null}', "damaged: AttributeError"),
     ],
 )
 def test_text_that_is_no_plan_is_refused(text, message):

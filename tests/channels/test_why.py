@@ -235,3 +235,20 @@ def test_couplings_are_compact():
     assert runs.shape[1] == 4
     assert set(runs[:, 2].tolist()) <= {3, 4, 5}
     assert np.unique(runs[:, :2]).size <= 2 * len(runs)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["first.weight", ("first.weight",), ("first.weight", 0, 0, 0), ("first.weight", "0"), None, 3],
+)
+def test_what_is_no_slice_is_refused(odd):
+    graph = gs.trace(Plain(), IMAGE)
+    with pytest.raises(gs.SiteError, match=r"as \(tensor name, dimension\)"):
+        graph.why(odd, ("first.weight", 0))
+
+
+def test_a_group_that_was_ignored_itself_has_no_chain():
+    """Only its BatchNorm was named, but its channels are that BatchNorm's."""
+    graph = gs.trace(Plain(), IMAGE, ignore=["norm"])
+    (group,) = (group for group in graph.groups if "norm.weight" in group.scales)
+    assert (group.reason, group.chain) == ("ignored by the user", "")

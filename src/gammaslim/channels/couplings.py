@@ -129,15 +129,24 @@ class Asked:
 def asked(
     shapes: Mapping[str, tuple[int, ...]],
     sites: Mapping[Site, IntArray],
-    name: str,
-    dim: int,
-    index: int | None = None,
+    aliases: Mapping[str, str],
+    wanted: object,
 ) -> Asked:
     """What somebody asks for, if it is there.
 
     Raises:
-        SiteError: there is no such tensor, dimension or index.
+        SiteError: this is no slice, or there is no such tensor, dimension or index.
     """
+    match wanted:
+        case (str(named), int() | np.integer() as dim):
+            name, dim, index = aliases.get(named, named), int(dim), None
+        case (str(named), int() | np.integer() as dim, int() | np.integer() as place):
+            name, dim, index = aliases.get(named, named), int(dim), int(place)
+        case _:
+            raise SiteError(
+                "A slice is asked for as (tensor name, dimension) or (tensor name, dimension, "
+                f"index), such as ('layer1.0.bn2.weight', 0, 3); found {wanted!r}."
+            )
     shape = shapes.get(name)
     if shape is None:
         close = get_close_matches(name, shapes, n=3)

@@ -156,11 +156,7 @@ class ChannelGraph:
         Raises:
             SiteError: there is no such slice, or nothing is known of it.
         """
-        name = self.aliases.get
-        one, other = (
-            asked(self.shapes, self.sites, name(own[0], own[0]), *own[1:])
-            for own in (first, second)
-        )
+        one, other = (asked(self.shapes, self.sites, self.aliases, own) for own in (first, second))
         return self.couplings.tie(one, other)
 
     def __rich__(self) -> RenderableType:
@@ -259,7 +255,7 @@ class Cut:
             if any(before != after for before, after in places.values()):
                 after = tuple(places[at][1] for at in sorted(places, key=lambda at: at or 0))
                 changed[name] = after[0] if None in places else after
-        return changed
+        return dict(sorted(changed.items(), key=lambda entry: isinstance(entry[1], tuple)))
 
     @cached_property
     def inputs(self) -> dict[str, IntArray]:

@@ -143,7 +143,9 @@ class Plan:
             return f"it lets other layers leave, or otherwise, first {path!r}"
         if (name := _differ(self.attributes, other.attributes)) is not None:
             own, wanted = self.attributes.get(name), other.attributes.get(name)
-            return f"it sets the size attribute {name!r} to {own}, where {wanted} is right"
+            right = "what it was" if wanted is None else wanted
+            given = "what it was" if own is None else own
+            return f"it sets the size attribute {name!r} to {given}, where {right} is right"
         return ""
 
     def __eq__(self, other: object) -> bool:
@@ -251,7 +253,7 @@ class Plan:
             )
         try:
             return _from_record(record)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise PlanError(f"This plan is damaged: {error!r}.") from error
 
 
@@ -266,17 +268,19 @@ def _from_record(record: dict[str, Any]) -> Plan:
         site = (str(entry["tensor"]), index(entry["dim"]))
         kept = _integers(entry["kept"])
         order = _integers(entry["order"]) if "order" in entry else np.arange(len(kept))
+        size = index(entry["size"])
         if kept.ndim != 1 or (np.diff(kept) <= 0).any():
             raise PlanError(
                 f"The kept indices of dimension {site[1]} of {site[0]!r} must be a sorted 1-D "
-                f"array; found {np.array2string(kept, threshold=8)}."
+                f"array of at least 1 and fewer than {size} distinct numbers in 0..{size - 1}; "
+                f"found {np.array2string(kept, threshold=8)}."
             )
         if not np.array_equal(np.sort(order), np.arange(len(kept))):
             raise PlanError(
                 f"The order of dimension {site[1]} of {site[0]!r} must hold each number in "
                 f"0..{len(kept) - 1} once; found {np.array2string(order, threshold=8)}."
             )
-        sites[site] = Kept(kept[order], index(entry["size"]))
+        sites[site] = Kept(kept[order], size)
     attributes: dict[str, AttributeValue] = {
         str(name): tuple(index(v) for v in value) if isinstance(value, list) else index(value)
         for name, value in record["attributes"].items()

@@ -50,7 +50,7 @@ def groups(
             reason < 0,
             not bool(channels.inexact[ids[0]]),
             "" if reason < 0 else couplings.reasons[reason].text,
-            "" if reason < 0 else chain(own[0], int(np.argmax(sites[own[0]] == ids[0]))),
+            "" if reason < 0 else chain([(s, int(np.argmax(sites[s] == ids[0]))) for s in own]),
         )
 
 

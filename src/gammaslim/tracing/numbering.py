@@ -74,8 +74,8 @@ class Channels:
 
     def chains(
         self, couplings: Couplings, frozen: Sequence[tuple[IntArray, int]]
-    ) -> Callable[[Site, int], str]:
-        """What ties a slice of a frozen channel to what was frozen for the channel's reason.
+    ) -> Callable[[Sequence[tuple[Site, int]]], str]:
+        """What ties the slices of a frozen channel to what was frozen for the channel's reason.
 
         ``frozen``: labels that were frozen themselves, and for which reason.
         """
@@ -90,9 +90,9 @@ class Channels:
             count = np.cumsum(np.append(0, stays[self.table] >= 0))
             return couplings.ways(sources, count[starts + lengths] > count[starts])
 
-        def chain(site: Site, index: int) -> str:
-            label = couplings.label((*site, index))
-            return "" if (sources == label).any() else through(ways()(label))
+        def chain(slices: Sequence[tuple[Site, int]]) -> str:
+            own = [couplings.label((*site, index)) for site, index in slices]
+            return "" if np.isin(own, sources).any() else through(ways()(own[0]))
 
         return chain
 
