@@ -35,7 +35,10 @@ class Work:
     """
 
     def gradient(self, moment: Moment) -> Tensor | None:
-        """What is added, times λ, to the gradients: ``[n]``, or nothing."""
+        """What is added to the gradients: ``[n]``, or nothing.
+
+        Proportional to ``scales.strengths``, which hold λ and are 0 at values that may not go.
+        """
 
     def observe(self, moment: Moment, gradients: Callable[[], Tensor]) -> None:
         """Look at the gradients, ``[n]``: of one optimizer's part of the vector, 0 elsewhere."""
@@ -44,7 +47,10 @@ class Work:
         """A step is over, and all of it has been observed."""
 
     def factors(self, moment: Moment) -> Tensor | None:
-        """What the values are multiplied with: ``[n]``, or nothing."""
+        """What the values are multiplied with: ``[n]``, or nothing.
+
+        1 where ``scales.strengths`` are 0, as they are at values that may not go.
+        """
 
     def plan(self) -> Plan | None:
         """What removes all that it has chosen; ``None`` unless it chooses."""
