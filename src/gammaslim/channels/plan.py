@@ -56,12 +56,12 @@ class Kept:
         """Whether the same indices stay of as many, in whatever order."""
         return self.size == other.size and np.array_equal(self.sorted, other.sorted)
 
-    @property
+    @cached_property
     def fault(self) -> str:
         """What keeps a cut from following it; empty if nothing does."""
         indices, size = self.indices, self.size
         if indices.ndim == 1 and 0 < len(indices) < size:
-            ascending = self.sorted
+            ascending = indices if (np.diff(indices) > 0).all() else self.sorted
             if ascending[0] >= 0 and ascending[-1] < size and (np.diff(ascending) > 0).all():
                 return ""
         return (

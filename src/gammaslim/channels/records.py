@@ -85,7 +85,7 @@ class SizeAttribute:
 
     def after(self, now: Renumbering) -> SizeAttribute:
         """The number of a cut network, which counts one place where no channel is left."""
-        spare = self.value(now.shape) - self.value(now.keep)
+        spare = 0 if now.shape is now.keep else self.value(now.shape) - self.value(now.keep)
         return replace(self.mapped(now.some), constant=self.constant + spare)
 
     def value(self, keep: BoolArray) -> int:
